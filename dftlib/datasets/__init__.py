@@ -1,0 +1,52 @@
+"""Data sets of faces with attributes: three from disk, three drawn."""
+
+from pathlib import Path
+
+from dftlib.config import DataError
+from dftlib.datasets import celeba, lfw, muct, splits, synthetic
+from dftlib.datasets.base import ATTRIBUTES, SPLITS, FaceDataset
+
+__all__ = ["ATTRIBUTES", "SPLITS", "FaceDataset", "load_dataset", "require_two_classes"]
+
+FROM_DISK = ("lfw", "celeba", "muct")
+DRAWN = tuple(synthetic.STYLES)
+
+
+def load_dataset(name: str, root: str | Path = "", size: int = 64, protocol: str = "subject", seed: int = 0) -> FaceDataset:
+    """The data set `name`, its pictures size x size, split by `protocol` ('subject' or 'paper') and `seed`.
+
+    `root` holds lfw/, celeba/ and muct/ in their own layouts; the drawn sets need none.
+    Raises `DataError` for an unknown name or protocol, and for anything missing or damaged on disk.
+    """
+    if name not in FROM_DISK + DRAWN:
+        raise DataError(f"There is no data set '{name}': choose one of {', '.join(FROM_DISK + DRAWN)}.")
+    if protocol not in splits.PROTOCOLS:
+        raise DataError(f"There is no protocol '{protocol}': choose one of {', '.join(splits.PROTOCOLS)}.")
+    if name in DRAWN:
+        return synthetic.load(name, size, seed)
+    if not str(root):
+        raise DataError(
+            f"Data set '{name}' is read from disk: set the parameter data_root, or the environment variable DFT_DATA, "
+            f"to the folder that holds {name}/."
+        )
+    if name == "celeba":
+        return celeba.load(Path(root), size)
+    load = lfw.load if name == "lfw" else muct.load
+    return load(Path(root), size, protocol, seed)
+
+
+def require_two_classes(dataset: FaceDataset, attribute: str) -> None:
+    """Raises `DataError` unless each split of the data set has pictures with and without `attribute`."""
+    if attribute not in ATTRIBUTES:
+        raise DataError(f"There is no attribute '{attribute}': choose one of {', '.join(ATTRIBUTES)}.")
+    values = dataset.labels[attribute].to_numpy()
+    if (values < 0).all():
+        known = ", ".join(a for a in ATTRIBUTES if (dataset.labels[a] >= 0).any())
+        raise DataError(f"Data set '{dataset.name}' has no labels for '{attribute}': choose one of {known}.")
+    for side in SPLITS:
+        for value, word in ((1, "present"), (0, "absent")):
+            if not (values[dataset.split == side] == value).any():
+                raise DataError(
+                    f"Data set '{dataset.name}' has no picture in its {side} split where '{attribute}' is {word}: "
+                    "choose another attribute or take more pictures."
+                )

@@ -1,0 +1,33 @@
+"""`FaceDataset`: decoded pictures, labels, people and splits of one data set."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+# The seven attributes of the kit, in the papers' words.
+ATTRIBUTES = ("Gender", "Smiling", "Bushy Eyebrows", "Pale Skin", "Attractive", "Wearing Lipstick", "Eyeglasses")
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class FaceDataset:
+    """One data set, decoded.
+
+    images:   uint8, N x 3 x H x W, RGB, 0 to 255 (may be memory-mapped and read-only)
+    labels:   N rows; one int8 column an attribute, 1 present (Gender: 1 male), 0 absent, -1 not known
+    subjects: N strings, one person each
+    split:    N of 'train', 'val', 'test'
+    files:    N names, for messages and for figures
+    """
+
+    name: str
+    images: NDArray[np.uint8]
+    labels: pd.DataFrame
+    subjects: NDArray[np.str_]
+    split: NDArray[np.str_]
+    files: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.images)

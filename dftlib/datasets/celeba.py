@@ -1,0 +1,65 @@
+"""CelebA, aligned and cropped (Liu et al., 2015).
+
+    celeba/img_align_celeba/000001.jpg
+    celeba/list_attr_celeba.txt      count; names of 40 attributes; one line a picture, 1 or -1
+    celeba/list_eval_partition.txt   one line a picture, 0 train, 1 validation, 2 test
+    celeba/identity_CelebA.txt       one line a picture, its person; may be absent
+
+Both protocols are the official partition: nobody is in two of its parts. So without the identity file each picture
+stands for a person of its own, which changes no split.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from dftlib.config import DataError
+from dftlib.datasets import decode
+from dftlib.datasets.base import ATTRIBUTES, SPLITS, FaceDataset
+
+COLUMNS = {a: a.replace(" ", "_") for a in ATTRIBUTES} | {"Gender": "Male"}
+REMEDY = (
+    "fetch img_align_celeba.zip (to be unpacked), list_attr_celeba.txt and list_eval_partition.txt by hand from "
+    "mmlab.ie.cuhk.edu.hk/projects/CelebA.html to {}, or set data_root to the folder that holds celeba/"
+)
+
+
+def parse(root: Path) -> pd.DataFrame:
+    """Labels, 'subject' and 'split', indexed by picture; raises `DataError` where a list is missing or damaged."""
+    folder = root / "celeba"
+    path = decode.need(folder / "list_attr_celeba.txt", REMEDY.format(folder))
+    lines = decode.read_lines(path)
+    columns = ["file", *lines[1].split()] if len(lines) > 1 else []
+    names = list(COLUMNS.values())
+    table = decode.read_table(path, lines, 2, columns, ["file", *names])
+    if lines[0].strip() != str(len(table)):
+        raise DataError(f"Line 1 of {path} promises {lines[0].strip()} pictures, but {len(table)} follow: fetch the file again.")
+    present = decode.numbers(path, table, names, (1, -1)) > 0
+    labels = present.astype("int8").set_axis(list(COLUMNS), axis=1).set_axis(table["file"])
+    path = decode.need(folder / "list_eval_partition.txt", REMEDY.format(folder))
+    part = decode.numbers(path, parts := _pairs(path), ["value"], range(3))["value"].astype(int)
+    split = _of(labels, path, parts["file"], part.map(dict(enumerate(SPLITS))))
+    path = folder / "identity_CelebA.txt"
+    people = _pairs(path) if path.exists() else pd.DataFrame({"file": labels.index, "value": labels.index})
+    return labels.assign(subject=_of(labels, path, people["file"], people["value"]), split=split)
+
+
+def _pairs(path: Path) -> pd.DataFrame:
+    return decode.read_table(path, decode.read_lines(path), 0, ["file", "value"], ["file", "value"])
+
+
+def _of(labels: pd.DataFrame, path: Path, file: pd.Series, value: pd.Series) -> pd.Series:
+    """`value` in the order of `labels`."""
+    found = labels.index.to_series().map(dict(zip(file, value, strict=True)))
+    if found.isna().any():
+        raise DataError(f"{path} doesn't list {found.isna().idxmax()}, which has attributes: fetch both lists again.")
+    return found
+
+
+def load(root: Path, size: int) -> FaceDataset:
+    table = parse(root)
+    folder = decode.need(root / "celeba" / "img_align_celeba", REMEDY.format(root / "celeba"))
+    files = table.index.to_numpy(str)
+    images = decode.pictures("celeba", folder, files.tolist(), size, decode.CROPS["celeba"])
+    labels = table[list(ATTRIBUTES)].reset_index(drop=True)
+    return FaceDataset("celeba", images, labels, table["subject"].to_numpy(str), table["split"].to_numpy(str), files)

@@ -1,0 +1,56 @@
+"""Labeled Faces in the Wild, deep-funneled, with the 73 attributes of Columbia (Kumar et al., 2009).
+
+    lfw/lfw-deepfunneled/<Name>/<Name>_0001.jpg
+    lfw/lfw_attributes.txt
+
+The labels are a classifier's scores, above 0 for present: noisy, and the size of a score is not used.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from dftlib.config import DataError
+from dftlib.datasets import decode, splits
+from dftlib.datasets.base import ATTRIBUTES, FaceDataset
+
+# LFW has 'Attractive' once for each sex; a picture with either of the two counts as Attractive.
+COLUMNS = {a: [a] for a in ATTRIBUTES} | {"Gender": ["Male"], "Attractive": ["Attractive Man", "Attractive Woman"]}
+
+REMEDY = (
+    "fetch lfw-deepfunneled.tgz (to be unpacked) from vis-www.cs.umass.edu/lfw and lfw_attributes.txt from "
+    "www.cs.columbia.edu/CAVE/databases/pubfig/download to {}, or set data_root to the folder that holds lfw/"
+)
+
+
+def parse(root: Path) -> pd.DataFrame:
+    """Labels and 'subject' (the person's name), indexed by picture, relative to `lfw-deepfunneled`.
+
+    Raises `DataError` where the label file is missing or damaged.
+    """
+    path = decode.need(root / "lfw" / "lfw_attributes.txt", REMEDY.format(root / "lfw"))
+    lines = decode.read_lines(path)
+    # line 2 begins with '#' as if that were a column: read naively, every name stands one column too far to the left
+    columns = lines[1].removeprefix("#").strip().split("\t") if len(lines) > 1 else []
+    scores = sorted({c for cs in COLUMNS.values() for c in cs})
+    table = decode.read_table(path, lines, 2, columns, ["person", "imagenum", *scores], "\t")
+    present = decode.numbers(path, table, scores) > 0
+    number = decode.numbers(path, table, ["imagenum"], range(1, 10_000))["imagenum"].astype(int)
+    if len(table) > 1000 and not 0.6 <= (share := present["Male"].mean()) <= 0.9:
+        raise DataError(
+            f"{share:.0%} of the pictures in {path} are 'Male' where about 77% are expected, so the header doesn't fit "
+            "the columns: fetch the file again, unedited."
+        )
+    labels = pd.DataFrame({a: present[cs].any(axis=1).astype("int8") for a, cs in COLUMNS.items()})
+    person = table["person"].str.replace(" ", "_")
+    file = person + "/" + person + "_" + number.map("{:04d}.jpg".format)
+    return labels.assign(subject=person).set_axis(file)
+
+
+def load(root: Path, size: int, protocol: str, seed: int) -> FaceDataset:
+    table = parse(root)
+    folder = decode.need(root / "lfw" / "lfw-deepfunneled", REMEDY.format(root / "lfw"))
+    files, subjects = table.index.to_numpy(str), table["subject"].to_numpy(str)
+    images = decode.pictures("lfw", folder, files.tolist(), size, decode.CROPS["lfw"])
+    split = splits.split(protocol, subjects, table["Gender"].to_numpy(), seed)
+    return FaceDataset("lfw", images, table[list(ATTRIBUTES)].reset_index(drop=True), subjects, split, files)

@@ -1,0 +1,103 @@
+"""The MUCT face database (Milborrow et al., 2010): `muct/jpg/iSSSxy-GN.jpg`, the labels are in the names.
+
+SSS is the subject, x the lighting, y the camera, G the gender (f, m), N the glasses (n without, g with; three names
+have a digit there: not known). There are no other labels: -1.
+"""
+
+import logging
+import re
+from pathlib import Path
+
+import cv2
+import cv2.data
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dftlib import store
+from dftlib.config import DataError
+from dftlib.datasets import decode, splits
+from dftlib.datasets.base import ATTRIBUTES, FaceDataset
+
+NAME = re.compile(r"i(\d{3})[a-z]{2}-([fm])([ng\d])\.jpg")
+CROPPED = 100  # pixels: a picture with a side below this is a face crop already (the originals are 480 x 640)
+CASCADE = cv2.data.haarcascades + "haarcascade_frontalface_default.xml"
+
+log = logging.getLogger(__name__)
+
+
+def pictures_folder(root: Path) -> Path:
+    return decode.need(
+        root / "muct" / "jpg",
+        "fetch muct-a-jpg-v1.tar.gz to muct-e-jpg-v1.tar.gz from github.com/StephenMilborrow/muct and unpack them in "
+        f"{root / 'muct'}, or set data_root to the folder that holds muct/",
+    )
+
+
+def parse(root: Path) -> pd.DataFrame:
+    """Labels and 'subject', indexed by picture; no picture, or one with another name, raises `DataError`."""
+    folder = pictures_folder(root)
+    rows = {}
+    for file in sorted(p.name for p in folder.glob("i*.jpg")):
+        if not (match := NAME.fullmatch(file)):
+            raise DataError(f"{folder / file} isn't named like i000qa-fn.jpg, so it has no labels: take it away.")
+        subject, gender, glasses = match.groups()
+        rows[file] = {"Gender": int(gender == "m"), "Eyeglasses": {"g": 1, "n": 0}.get(glasses, -1), "subject": subject}
+    if not rows:
+        raise DataError(f"{folder} holds no picture named like i000qa-fn.jpg: unpack the MUCT archives there.")
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    labels = table.reindex(columns=list(ATTRIBUTES), fill_value=-1).astype("int8")
+    return labels.assign(subject=table["subject"])
+
+
+def largest_face(detector: cv2.CascadeClassifier, grey: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
+    """Left, top, width, height of the largest face of an H x W picture in pixels, or None."""
+    side = min(grey.shape) // 5  # no face of the originals is smaller; smaller finds are texture
+    found = detector.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(side, side))
+    left, top, width, height = max(map(tuple, found), key=lambda b: (b[2] * b[3], b), default=(0, 0, 0, 0))
+    return (int(left), int(top), int(width), int(height)) if width else None
+
+
+def face_boxes(folder: Path, files: list[str]) -> NDArray[np.float64]:
+    """N x 4, left, top, right, bottom of the face as fractions of each picture, from the cache.
+
+    Viola-Jones on originals (a row of NaN where it finds no face); the whole of a picture that is a crop already.
+    """
+
+    def make() -> NDArray[np.uint8]:
+        out = np.full((len(files), 4), decode.CROPS["muct"])
+
+        def work(chunk: range) -> None:
+            detector = cv2.CascadeClassifier(CASCADE)
+            for i in chunk:
+                picture = decode.read_picture(folder / files[i])
+                if min(picture.size) >= CROPPED:
+                    box = largest_face(detector, np.asarray(picture.convert("L")))
+                    left, top, width, height = box or (np.nan,) * 4
+                    out[i] = np.array([left, top, left + width, top + height]) / (picture.size * 2)
+
+        decode.in_threads(work, len(files), "muct: find faces")
+        return out.view(np.uint8)
+
+    return store.array("faces", {"files": decode.signature(folder, files)}, make).view(np.float64)
+
+
+def left_out(root: Path) -> list[str]:
+    """The pictures in which Viola-Jones finds no face: they aren't part of the data set."""
+    files = parse(root).index.tolist()
+    return [f for f, box in zip(files, face_boxes(pictures_folder(root), files), strict=True) if np.isnan(box[0])]
+
+
+def load(root: Path, size: int, protocol: str, seed: int) -> FaceDataset:
+    table, folder = parse(root), pictures_folder(root)
+    boxes = face_boxes(folder, table.index.tolist())
+    found = ~np.isnan(boxes[:, 0])
+    if not found.any():
+        raise DataError(f"No face was found in any of the {len(table)} pictures of {folder}: unpack MUCT's archives there.")
+    if not found.all():
+        log.warning("MUCT: no face found in %d of %d pictures; they are left out.", (~found).sum(), len(table))
+    table, boxes = table[found], boxes[found]
+    files, subjects = table.index.to_numpy(str), table["subject"].to_numpy(str)
+    images = decode.pictures("muct", folder, files.tolist(), size, boxes)
+    split = splits.split(protocol, subjects, table["Gender"].to_numpy(), seed)
+    return FaceDataset("muct", images, table[list(ATTRIBUTES)].reset_index(drop=True), subjects, split, files)

@@ -1,0 +1,187 @@
+"""One perturbation N for a whole data set: box maps, objective and gradient fit (Data Fine-tuning, equations 4 to 12)."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dftlib import config
+from dftlib.classifiers import Pictures, TorchClassifier, batches, to_float
+from dftlib.config import DataError
+from dftlib.store import whole
+
+
+def printed(images: Tensor, n: Tensor) -> Tensor:
+    """Z = (tanh(X + N) + 1) / 2, equation 5 as printed. At N = 0 it maps [0, 1] to [0.50, 0.88]."""
+    return (torch.tanh(images + n) + 1) / 2
+
+
+def atanh(images: Tensor, n: Tensor) -> Tensor:
+    """Z = (tanh(atanh(2X - 1) + N) + 1) / 2, Carlini and Wagner's change of variable; the identity at N = 0.
+
+    Written as X g / (1 + X (g - 1)) with g = exp(2N): the same function, finite at X = 0 and 1, and with no transcendental
+    function of the batch. N adds to the log-odds of a pixel: it multiplies X / (1 - X) by g.
+    """
+    odds = torch.exp(2 * n)
+    return images * odds / (1 + images * (odds - 1))
+
+
+def clip(images: Tensor, n: Tensor) -> Tensor:
+    """Z = min(max(X + N, 0), 1); the identity at N = 0."""
+    return (images + n).clamp(0, 1)
+
+
+BOXES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"atanh": atanh, "printed": printed, "clip": clip}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a perturbation is fitted; the defaults are the paper's ('Perturbation Learning') where it names them."""
+
+    box: str = "atanh"
+    distance: str = "mean"
+    weight: float = 1.0
+    learning_rate: float = 0.001
+    batch_size: int = 800
+    inner_steps: int = 16
+    epochs: int = 5
+    patience: int = 5
+
+    def __post_init__(self) -> None:
+        if self.box not in BOXES:
+            raise DataError(f"There is no box map '{self.box}': choose one of {', '.join(BOXES)}.")
+        if self.distance not in ("mean", "sum"):
+            raise DataError(f"There is no distance '{self.distance}': choose 'mean' or 'sum'.")
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """One N, float32 3 x H x W, and the box map that adds it; `about` says how it came to be (JSON-able)."""
+
+    n: Tensor
+    box: str = "atanh"
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def apply(self, images: Pictures) -> Tensor:
+        """Z of pictures n x 3 x H x W (uint8, or float in [0, 1]): float32 in [0, 1], on the CPU, in batches."""
+        cpu = torch.device("cpu")
+        if tuple(images.shape[1:]) != tuple(self.n.shape):
+            raise DataError(f"The perturbation is for pictures {tuple(self.n.shape)}, these are {tuple(images.shape[1:])}: resize them.")
+        return torch.cat([BOXES[self.box](to_float(batch, cpu), self.n) for batch in batches(images)])
+
+    def apply_uint8(self, images: Pictures) -> Tensor:
+        """As `apply`, rounded to whole grey levels: uint8 n x 3 x H x W, what leaves the computer."""
+        return (self.apply(images) * 255).round().to(torch.uint8)
+
+    def picture(self) -> Tensor:
+        """N to look at: uint8 3 x H x W, mid-grey where N is zero, stretched to its largest absolute value."""
+        return ((self.n / self.n.abs().max().clamp_min(1e-12) + 1) * 127.5).round().to(torch.uint8)
+
+    def save(self, path: str | Path) -> None:
+        """Writes `path` (safetensors with its metadata) and, beside it, the picture as PNG; each whole or not at all."""
+        path = Path(path)
+        with whole(path) as temporary:
+            save_file({"n": self.n.contiguous()}, temporary, {"box": self.box, "about": json.dumps(self.about, sort_keys=True)})
+        with whole(path.with_suffix(".png")) as temporary:
+            Image.fromarray(self.picture().permute(1, 2, 0).numpy()).save(temporary)
+
+    @staticmethod
+    def load(path: str | Path) -> "Perturbation":
+        """Reads what `save` wrote; `DataError` for a file that is missing or something else. Runs no code from the file."""
+        try:
+            with safe_open(path, "pt") as file:
+                meta, n = file.metadata() or {}, file.get_tensor("n")
+            loaded = Perturbation(n, meta["box"], json.loads(meta["about"]))
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise DataError(f"{path} is not a saved perturbation ({error}): name a file that Perturbation.save wrote.") from None
+        if loaded.box not in BOXES or n.dtype != torch.float32 or n.ndim != 3 or not n.isfinite().all():
+            raise DataError(f"{path} holds no valid perturbation: fit it again.")
+        return loaded
+
+
+def objective(logits: Tensor, labels: Tensor, images: Tensor, z: Tensor, settings: Settings) -> Tensor:
+    """Equations 11 and 12: mean over pictures of max(0, 1 - y·P) + weight x distance, a scalar.
+
+    logits n x classes, labels n (int64), images and z n x 3 x H x W. `distance` is the squared Frobenius norm of X - Z,
+    summed over a picture's pixels ('sum', as printed) or averaged over them ('mean').
+    """
+    true = logits.softmax(1).gather(1, labels[:, None])
+    squared = (images - z).square().mean()
+    if settings.distance == "sum":
+        squared = squared * images[0].numel()
+    return F.relu(1 - true).mean() + settings.weight * squared
+
+
+def fit(
+    classifier: TorchClassifier,
+    images: Pictures,
+    labels: Tensor,
+    val_images: Pictures,
+    val_labels: Tensor,
+    settings: Settings = Settings(),  # noqa: B008 (frozen)
+    seed: int = 0,
+    checkpoint: Path | None = None,
+) -> Perturbation:
+    """The perturbation that Adam finds from N = 0, of the epoch with the best validation accuracy (first of equals).
+
+    images n x 3 x H x W (uint8, or float in [0, 1]) with labels n (int64 class indices); the same for validation. Every
+    batch is drawn once an epoch and takes `inner_steps` steps before the next. `checkpoint` names a file in which each
+    finished epoch is kept: a killed fit goes on from there, and ends as if it had not been killed. `about` of the result
+    holds the settings, the seed, the chosen epoch and the history. Raises `DataError` for labels of one class.
+    """
+    if len(labels.unique()) < 2:
+        raise DataError("The fitting pictures have one class only: a perturbation needs labelled pictures of each class.")
+    device, box = classifier.device, BOXES[settings.box]
+    images, labels = torch.as_tensor(np.array(images)).to(device), labels.to(device)
+    n = torch.zeros((1, *images.shape[1:]), device=device, requires_grad=True)
+    optimiser = torch.optim.Adam([n], lr=settings.learning_rate)
+    history: list[dict[str, float]] = []
+    best = n.detach().clone()
+    if checkpoint and checkpoint.is_file():
+        kept = torch.load(checkpoint, map_location=device, weights_only=True)
+        n.data, best, history = kept["n"], kept["best"], kept["history"]
+        optimiser.load_state_dict(kept["optimiser"])
+    batches_an_epoch = -(-len(images) // settings.batch_size)
+    bar = tqdm(total=settings.epochs * batches_an_epoch * settings.inner_steps, desc="fit", unit="step", disable=None, leave=False)
+    bar.update(len(history) * batches_an_epoch * settings.inner_steps)
+    while len(history) < settings.epochs and not _stalled(history, settings.patience):
+        order = torch.from_numpy(config.rng(seed, len(history)).permutation(len(images))).to(device)
+        losses = []
+        for rows in order.split(settings.batch_size):
+            x, y = to_float(images[rows], device), labels[rows]
+            for _ in range(settings.inner_steps):
+                z = box(x, n)
+                loss = objective(classifier.logits(z), y, x, z, settings)
+                (n.grad,) = torch.autograd.grad(loss, n)
+                optimiser.step()
+                losses.append(loss.detach())
+                bar.update()
+        found = Perturbation(n.detach()[0].cpu().clone(), settings.box)
+        accuracy = (classifier.scores(found.apply(val_images)).argmax(1) == val_labels).double().mean().item()
+        if accuracy > max((h["val_accuracy"] for h in history), default=-1.0):
+            best = n.detach().clone()
+        history.append({"loss": torch.stack(losses).mean().item(), "val_accuracy": accuracy})
+        bar.set_postfix(val=f"{accuracy:.3f}")
+        if checkpoint:
+            with whole(checkpoint) as temporary:
+                torch.save({"n": n.data, "best": best, "history": history, "optimiser": optimiser.state_dict()}, temporary)
+    bar.close()
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
+    epoch = max(range(len(history)), key=lambda e: history[e]["val_accuracy"]) + 1
+    return Perturbation(best[0].cpu(), settings.box, {**asdict(settings), "seed": seed, "epoch": epoch, "history": history})
+
+
+def _stalled(history: list[dict[str, float]], patience: int) -> bool:
+    accuracies = [h["val_accuracy"] for h in history]
+    return len(accuracies) > patience and max(accuracies[-patience:]) <= max(accuracies[:-patience])

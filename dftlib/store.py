@@ -1,0 +1,90 @@
+"""Artefacts kept by content, and files that are written whole or not at all."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dftlib.config import ROOT
+
+
+def cache_folder() -> Path:
+    """`.cache` in the project, or the folder that the environment variable DFT_CACHE names."""
+    return Path(os.environ.get("DFT_CACHE") or ROOT / ".cache")
+
+
+def output_folder() -> Path:
+    """The project, or the folder that DFT_OUTPUT names: `results/` and `figures/` are written below it."""
+    return Path(os.environ.get("DFT_OUTPUT") or ROOT)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on success it replaces `path`, on any failure it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def digest(key: Mapping[str, Any], code: tuple[ModuleType, ...] = ()) -> str:
+    """Hex digest of a JSON-able key and of the source of the modules whose change makes an artefact stale."""
+    hasher = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode())
+    for module in code:
+        hasher.update(Path(str(module.__file__)).read_bytes())
+    return hasher.hexdigest()[:20]
+
+
+def tensors(
+    kind: str, key: Mapping[str, Any], make: Callable[[], dict[str, Tensor]], code: tuple[ModuleType, ...] = ()
+) -> dict[str, Tensor]:
+    """The artefact `kind` of this `key`: read from the cache, or made, written whole, and returned (on the CPU)."""
+    path = cache_folder() / kind / f"{digest(key, code)}.safetensors"
+    if not path.is_file():
+        made = {name: t.detach().cpu().contiguous() for name, t in make().items()}
+        with whole(path) as temporary:
+            save_file(made, temporary, metadata={"key": json.dumps(key, sort_keys=True, default=str)})
+    return load_file(path)
+
+
+def array(kind: str, key: Mapping[str, Any], make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """As `tensors`, for one large array; it comes back memory-mapped and read-only."""
+    path = cache_folder() / kind / f"{digest(key)}.npy"
+    if not path.is_file():
+        with whole(path) as temporary:
+            np.save(temporary, make())
+    return np.load(path, mmap_mode="r")
+
+
+def write_table(table: pd.DataFrame, name: str, profile: str) -> Path:
+    """Writes `results/PROFILE/NAME.csv`: comma, UTF-8, newline endings, no index, 6 significant decimals."""
+    path = output_folder() / "results" / profile / f"{name}.csv"
+    with whole(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g")
+    return path
+
+
+def write_figure(figure: Figure, name: str, profile: str) -> Path:
+    """Writes `figures/PROFILE/NAME.png` at 200 dots an inch, without a date, so that one figure gives one file."""
+    path = output_folder() / "figures" / profile / f"{name}.png"
+    with whole(path) as temporary:
+        figure.savefig(temporary, dpi=200, metadata={"Software": ""})
+    return path

@@ -1,0 +1,321 @@
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import faces_on_disk
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dftlib.config import DataError
+from dftlib.datasets import ATTRIBUTES, SPLITS, celeba, decode, lfw, load_dataset, muct, require_two_classes, splits
+
+DATA = os.environ.get("DFT_DATA", "")
+real = pytest.mark.skipif(not DATA, reason="DFT_DATA names no folder with the real data sets")
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "lfw": faces_on_disk.lfw,
+    "celeba": faces_on_disk.celeba,
+    "muct": faces_on_disk.muct,
+}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DFT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for make in MAKERS.values():
+        make(tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(("name", "count"), [("lfw", 36), ("celeba", 20), ("muct", 40)])
+@pytest.mark.parametrize("protocol", ["subject", "paper"])
+def test_a_data_set_is_whole(root: Path, name: str, count: int, protocol: str) -> None:
+    faces = load_dataset(name, root, size=16, protocol=protocol, seed=3)
+    assert faces.name == name
+    assert faces.images.shape == (count, 3, 16, 16)
+    assert faces.images.dtype == np.uint8
+    assert tuple(faces.labels) == ATTRIBUTES
+    assert (faces.labels.dtypes == "int8").all()
+    assert list(faces.labels.index) == list(range(count))
+    assert faces.labels.isin([-1, 0, 1]).all(axis=None)
+    assert set(faces.split) == set(SPLITS)
+    assert len(faces.subjects) == len(faces.split) == len(set(faces.files)) == count
+    if protocol == "subject":
+        assert pd.Series(faces.split).groupby(faces.subjects).nunique().max() == 1
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_pictures_are_cropped_and_in_rgb(root: Path, name: str) -> None:
+    """The ramps of `faces_on_disk.noise`, red from left to right and blue from bottom to top, cut by the crop."""
+    faces = load_dataset(name, root, size=32)
+    red, _, blue = faces.images.mean(0)
+    left, top, right, bottom = decode.CROPS[name]
+    at = np.array([0.5, 31.5]) / 32
+    np.testing.assert_allclose(red.mean(0)[[0, -1]], 30 + 190 * (left + at * (right - left)), atol=6)
+    np.testing.assert_allclose(blue.mean(1)[[0, -1]], 220 - 190 * (top + at * (bottom - top)), atol=6)
+
+
+def test_a_crop_doesnt_depend_on_the_size_of_the_picture(tmp_path: Path) -> None:
+    small, large = tmp_path / "small.png", tmp_path / "large.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (109, 89, 3), np.uint8)
+    Image.fromarray(pixels).save(small)
+    Image.fromarray(pixels.repeat(2, 0).repeat(2, 1)).save(large)
+    a, b = decode.pictures("any", tmp_path, ["small.png", "large.png"], 8, decode.CROPS["celeba"]).astype(int)
+    assert abs(a - b).max() <= 12
+
+
+def test_lfw_labels_are_the_signs_of_the_scores(tmp_path: Path) -> None:
+    path = faces_on_disk.lfw(tmp_path) / "lfw" / "lfw_attributes.txt"
+    header, *rows = [line.split("\t") for line in path.read_text().splitlines()[1:]]
+    scores = pd.DataFrame(rows, columns=header[1:]).drop(columns="person").astype(float)
+    table = lfw.parse(tmp_path)
+    assert table.index[3] == "Ann_de_la_Cruz/Ann_de_la_Cruz_0001.jpg"
+    assert (table["Gender"] == (scores["Male"] > 0).to_numpy()).all()
+    either = (scores["Attractive Man"] > 0) | (scores["Attractive Woman"] > 0)
+    assert (table["Attractive"] == either.to_numpy()).all()
+    assert 0 < table["Attractive"].mean() < 1
+    for attribute in ("Smiling", "Bushy Eyebrows", "Pale Skin", "Wearing Lipstick", "Eyeglasses"):
+        assert (table[attribute] == (scores[attribute] > 0).to_numpy()).all()
+
+
+def test_lfw_header_that_is_shifted_by_one(tmp_path: Path) -> None:
+    names = faces_on_disk.LFW_COLUMNS
+    row = ["1.5"] + ["-0.5"] * (len(names) - 1)
+    rows = ["\t".join(["Some Body", str(i + 1), *row]) for i in range(1001)]
+    path = tmp_path / "lfw" / "lfw_attributes.txt"
+    path.parent.mkdir()
+    head = "#\tperson\timagenum\t"
+    faces_on_disk.write(path, ["#", head + "\t".join([names[-1], *names[:-1]]), *rows])
+    with pytest.raises(DataError, match=r"0% of the pictures .*header doesn't fit"):
+        lfw.parse(tmp_path)
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_celeba_lists(tmp_path: Path, ends: str) -> None:
+    table = celeba.parse(faces_on_disk.celeba(tmp_path, ends=ends))
+    assert table.index[0] == "000001.jpg"
+    assert table["Gender"].tolist() == [1, 0] * 10
+    assert table["split"].tolist() == ["train", "train", "train", "val", "test"] * 4
+    assert (table["subject"] == table.index).all()
+
+
+def test_celeba_identities_are_used_where_they_are(tmp_path: Path) -> None:
+    faces_on_disk.celeba(tmp_path)
+    path = tmp_path / "celeba" / "identity_CelebA.txt"
+    faces_on_disk.write(path, [f"{i:06d}.jpg {i % 7}" for i in range(20, 0, -1)])
+    assert celeba.parse(tmp_path)["subject"].tolist() == [str(i % 7) for i in range(1, 21)]
+    faces_on_disk.write(path, ["000001.jpg 5"])
+    with pytest.raises(DataError, match=r"identity_CelebA.txt doesn't list 000002.jpg"):
+        celeba.parse(tmp_path)
+
+
+def test_muct_labels_are_in_the_names(tmp_path: Path) -> None:
+    table = muct.parse(faces_on_disk.muct(tmp_path))
+    labels = dict(zip(table.index, zip(table["Gender"], table["Eyeglasses"], table["subject"], strict=True), strict=True))
+    assert labels["i001qa-fg.jpg"] == (0, 1, "001")
+    assert labels["i002qa-mn.jpg"] == (1, 0, "002")
+    assert labels["i000qa-m2.jpg"] == (1, -1, "000")
+    assert (table[list(ATTRIBUTES[1:-1])] == -1).all(axis=None)
+
+
+def test_muct_originals_without_a_face_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A face is 'found' where the picture isn't black."""
+    faces_on_disk.muct(tmp_path)
+    blank = ["i100qa-fn.jpg", "i101qa-mn.jpg"]
+    for file in blank:
+        Image.new("RGB", (480, 640)).save(tmp_path / "muct" / "jpg" / file)
+    red = Image.new("RGB", (480, 640))
+    red.paste((255, 0, 0), (120, 160, 360, 400))
+    red.save(tmp_path / "muct" / "jpg" / "i102qa-fg.jpg")
+
+    def found(_: cv2.CascadeClassifier, grey: np.ndarray) -> tuple[int, int, int, int] | None:
+        return (120, 160, 240, 240) if grey.any() else None
+
+    monkeypatch.setattr(muct, "largest_face", found)
+    with caplog.at_level(logging.WARNING):
+        faces = load_dataset("muct", tmp_path, size=8)
+    assert "no face found in 2 of 43 pictures" in caplog.text
+    assert muct.left_out(tmp_path) == blank
+    assert len(faces) == len(faces.labels) == len(faces.split) == 41
+    assert faces.files[-1] == "i102qa-fg.jpg"
+    assert faces.images[-1, 0].min() > 200
+    assert faces.images[-1, 1:].max() < 60
+
+
+def test_viola_jones_finds_no_face_in_noise(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="No face was found in any of the 4 pictures"):
+        load_dataset("muct", faces_on_disk.muct(tmp_path, people=1, width=480, height=640))
+
+
+def test_viola_jones_takes_the_largest_face() -> None:
+    class Detector:
+        def detectMultiScale(self, grey: np.ndarray, **_: object) -> np.ndarray:  # noqa: N802
+            return np.array([[5, 5, 90, 90], [100, 200, 150, 150], [7, 7, 100, 100]])[: grey[0, 0]]
+
+    def largest(found: int) -> object:
+        return muct.largest_face(Detector(), np.full((640, 480), found, np.uint8))  # type: ignore[arg-type]
+
+    assert largest(3) == (100, 200, 150, 150)
+    assert largest(1) == (5, 5, 90, 90)
+    assert muct.largest_face(cv2.CascadeClassifier(muct.CASCADE), np.zeros((640, 480), np.uint8)) is None
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_second_load_decodes_nothing_and_survives_a_move(root: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_dataset(name, root, size=16)
+    monkeypatch.setattr(decode, "read_picture", None)
+    moved = root.rename(root.parent / "moved")
+    again = load_dataset(name, moved, size=16)
+    assert (first.images == again.images).all()
+    assert (first.split == again.split).all()
+    with pytest.raises(TypeError):
+        load_dataset(name, moved, size=17)
+
+
+def test_a_changed_picture_is_decoded_again(root: Path) -> None:
+    first = load_dataset("celeba", root, size=16)
+    faces_on_disk.noise(root / "celeba" / "img_align_celeba" / first.files[4], 89, 109, seed=999)
+    again = load_dataset("celeba", root, size=16)
+    assert np.flatnonzero((first.images != again.images).any((1, 2, 3))).tolist() == [4]
+
+
+def test_a_failed_decode_leaves_no_cache(root: Path, cache: Path) -> None:
+    faces_on_disk.truncate(root / "celeba" / "img_align_celeba" / "000007.jpg")
+    with pytest.raises(DataError, match=r"000007\.jpg can't be read .*truncated.*: fetch that picture again"):
+        load_dataset("celeba", root)
+    assert not [p for p in cache.rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a picture", b"\xff\xd8\xff\xe0"])
+def test_an_unreadable_picture(root: Path, damage: bytes) -> None:
+    (root / "lfw" / "lfw-deepfunneled" / "Bo_Yi" / "Bo_Yi_0002.jpg").write_bytes(damage)
+    with pytest.raises(DataError, match=r"Bo_Yi_0002\.jpg can't be read"):
+        load_dataset("lfw", root)
+
+
+def test_pictures_that_arent_on_disk(root: Path) -> None:
+    for number in ("2", "3"):
+        (root / "lfw" / "lfw-deepfunneled" / "Bo_Yi" / f"Bo_Yi_000{number}.jpg").unlink()
+    with pytest.raises(DataError, match=r"2 of the 36 pictures .* the first is Bo_Yi/Bo_Yi_0002\.jpg"):
+        load_dataset("lfw", root)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "message"),
+    [
+        ("lfw", "lfw/lfw_attributes.txt", "lfw_attributes.txt from www.cs.columbia.edu"),
+        ("lfw", "lfw/lfw-deepfunneled", "lfw-deepfunneled.tgz"),
+        ("lfw", "lfw", "lfw_attributes.txt from www.cs.columbia.edu"),
+        ("celeba", "celeba/list_attr_celeba.txt", "mmlab.ie.cuhk.edu.hk"),
+        ("celeba", "celeba/list_eval_partition.txt", "mmlab.ie.cuhk.edu.hk"),
+        ("celeba", "celeba/img_align_celeba", "img_align_celeba.zip"),
+        ("muct", "muct", "github.com/StephenMilborrow/muct"),
+    ],
+)
+def test_a_missing_file_or_folder_is_named_with_its_source(root: Path, name: str, path: str, message: str) -> None:
+    (root / path).rename(root / "away")
+    with pytest.raises(DataError) as error:
+        load_dataset(name, root)
+    assert f"{root / path}" in str(error.value)
+    assert f"to {root / name}" in str(error.value) or f"in {root / name}" in str(error.value)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "old", "new", "message"),
+    [
+        ("lfw/lfw_attributes.txt", 5, "Ann", "Ann\tB", "Line 5 of .*lfw_attributes.txt has 12 columns, not 11"),
+        ("lfw/lfw_attributes.txt", 4, "O'Hara\t2", "O'Hara", "Line 4 of .* has 10 columns, not 11"),
+        ("lfw/lfw_attributes.txt", 6, "Cruz\t1", "Cruz\tone", "Line 6 .* has 'one' for 'imagenum', .* a number"),
+        ("lfw/lfw_attributes.txt", 6, "Cruz\t1\t", "Cruz\t1\tnan", "Line 6 .* for 'Male', .* a number"),
+        ("lfw/lfw_attributes.txt", 2, "Smiling", "Smirking", "no column 'Smiling'"),
+        ("celeba/list_attr_celeba.txt", 3, "000001.jpg", "000001.jpg 1", "Line 3 of .* has 11 columns, not 10"),
+        ("celeba/list_attr_celeba.txt", 7, "000005.jpg", "", "Line 7 of .* has 9 columns, not 10"),
+        ("celeba/list_attr_celeba.txt", 3, " 1 ", " 0.5 ", "Line 3 .* has '0.5' for 'Male', .* one of 1, -1"),
+        ("celeba/list_attr_celeba.txt", 2, "Male", "Female", "no column 'Male'"),
+        ("celeba/list_attr_celeba.txt", 1, "20", "202599", "Line 1 .* promises 202599 pictures, but 20 follow"),
+        ("celeba/list_eval_partition.txt", 2, "2.jpg 0", "2.jpg 3", "Line 2 .* has '3' .* one of 0, 1, 2"),
+        ("celeba/list_eval_partition.txt", 2, "2.jpg 0", "2.jpg", "Line 2 .* has 1 columns, not 2"),
+        ("celeba/list_eval_partition.txt", 2, "2.jpg", "9.jpg", "doesn't list 000002.jpg"),
+    ],
+)
+def test_a_damaged_label_file(root: Path, path: str, line: int, old: str, new: str, message: str) -> None:
+    faces_on_disk.edit(root / path, line, old, new)
+    with pytest.raises(DataError, match=message):
+        load_dataset(path.split("/")[0], root)
+
+
+@pytest.mark.parametrize("text", ["", "<html>quota exceeded</html>\n", "\xff\xfe\n\n\n"])
+@pytest.mark.parametrize("path", ["lfw/lfw_attributes.txt", "celeba/list_attr_celeba.txt"])
+def test_a_label_file_that_is_something_else(root: Path, path: str, text: str) -> None:
+    (root / path).write_text(text, encoding="latin-1")
+    with pytest.raises(DataError, match="fetch the file again"):
+        load_dataset(path.split("/")[0], root)
+
+
+def test_muct_names_that_fit_no_rule(tmp_path: Path) -> None:
+    folder = tmp_path / "muct" / "jpg"
+    folder.mkdir(parents=True)
+    with pytest.raises(DataError, match="holds no picture"):
+        load_dataset("muct", tmp_path)
+    faces_on_disk.noise(folder / "i000qa-xn.jpg", 24, 32)
+    with pytest.raises(DataError, match=r"i000qa-xn\.jpg isn't named like"):
+        load_dataset("muct", tmp_path)
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(DataError, match="no data set 'yale': choose one of lfw, celeba, muct, studio, press, webcam"):
+        load_dataset("yale")
+    with pytest.raises(DataError, match="no protocol 'random': choose one of subject, paper"):
+        load_dataset("studio", protocol="random")
+    with pytest.raises(DataError, match="set the parameter data_root"):
+        load_dataset("lfw")
+
+
+def test_two_classes_are_required_of_each_split(root: Path) -> None:
+    faces = load_dataset("muct", root, size=8)
+    require_two_classes(faces, "Gender")
+    with pytest.raises(DataError, match="no labels for 'Smiling': choose one of Gender, Eyeglasses"):
+        require_two_classes(faces, "Smiling")
+    with pytest.raises(DataError, match="no attribute 'Hat'"):
+        require_two_classes(faces, "Hat")
+    faces.labels.loc[faces.split == "val", "Gender"] = 0
+    with pytest.raises(DataError, match="no picture in its val split where 'Gender' is present"):
+        require_two_classes(faces, "Gender")
+
+
+@real
+def test_real_labels() -> None:
+    faces, people = lfw.parse(Path(DATA)), celeba.parse(Path(DATA))
+    assert (len(faces), len(people)) == (13143, 18253)
+    assert faces["Gender"].mean() == pytest.approx(0.775, abs=5e-4)
+    assert people["Gender"].mean() == pytest.approx(0.441, abs=5e-4)
+    assert people["split"].value_counts().reindex(SPLITS).tolist() == [9078, 4535, 4640]
+    assert faces["subject"].nunique() == 5721
+
+
+@real
+def test_real_muct() -> None:
+    faces = load_dataset("muct", DATA, size=16)
+    assert len(faces) == 3755
+    assert faces.labels["Gender"].sum() == 1845
+    assert faces.labels["Eyeglasses"].value_counts().to_dict() == {0: 3073, 1: 679, -1: 3}
+    assert pd.Series(faces.split).groupby(faces.subjects).nunique().max() == 1
+
+
+@real
+def test_real_lfw_people_are_on_one_side() -> None:
+    table = lfw.parse(Path(DATA))
+    sides = splits.subject_split(table["subject"].to_numpy(str), table["Gender"].to_numpy(), 0)
+    assert pd.Series(sides).groupby(table["subject"].to_numpy()).nunique().max() == 1
+    assert (sides == "train").mean() == pytest.approx(0.6, abs=0.05)
