@@ -52,7 +52,7 @@ class TorchClassifier:
 
 
 def _frozen(net: nn.Module, device: torch.device) -> nn.Module:
-    return net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    return net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def batches(images: Pictures, size: int = 512) -> Iterator[Pictures]:

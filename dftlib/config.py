@@ -44,6 +44,7 @@ class Profile:
     box: str  # 'atanh' | 'printed' | 'clip'
     distance: str  # 'mean' | 'sum'
     weight: float
+    min_psnr: float  # decibels that N must leave; 0: no limit
     learning_rate: float
     batch_size: int
     inner_steps: int  # optimiser steps on one batch before the next is drawn

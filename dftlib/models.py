@@ -7,6 +7,7 @@ perturbation is always learned in the units of the picture.
 import hashlib
 import json
 import pickle
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import cast
@@ -157,10 +158,14 @@ class ConvNet(Backbone):
 
 def backbone(name: str, size: int, weights: str = "") -> Backbone:
     """The backbone of a profile; `DataError` for an unknown name or a picture size that it can't take."""
-    makers = {"dlib_age": DlibAge, "vggface": lambda: VGGFace(weights), "convnet": lambda: ConvNet(size)}
+    makers: dict[str, Callable[[], Backbone]] = {
+        "dlib_age": DlibAge,
+        "vggface": lambda: VGGFace(weights),
+        "convnet": lambda: ConvNet(size),
+    }
     if name not in makers:
         raise DataError(f"There is no backbone '{name}': choose one of {', '.join(makers)}.")
-    made = cast(Backbone, makers[name]())
+    made = makers[name]()
     if made.size != size:
         raise DataError(f"The backbone '{name}' takes pictures of {made.size} pixels, not {size}: set 'size' to {made.size}.")
     return made
@@ -168,9 +173,7 @@ def backbone(name: str, size: int, weights: str = "") -> Backbone:
 
 def nnet(features: int, classes: int = 2) -> nn.Sequential:
     """NNET: two fully connected layers of 512 and an output layer (paper, Implementation Details): n x features -> logits."""
-    return nn.Sequential(
-        nn.Linear(features, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, classes)
-    )
+    return nn.Sequential(nn.Linear(features, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, classes))
 
 
 class AttributeNet(nn.Module):

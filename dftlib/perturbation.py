@@ -44,6 +44,9 @@ def clip(images: Tensor, n: Tensor) -> Tensor:
 BOXES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"atanh": atanh, "printed": printed, "clip": clip}
 
 
+PROBE = 128  # pictures of a batch on which the limit on the distortion is measured
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a perturbation is fitted; the defaults are the paper's ('Perturbation Learning') where it names them."""
@@ -51,6 +54,7 @@ class Settings:
     box: str = "atanh"
     distance: str = "mean"
     weight: float = 1.0
+    min_psnr: float = 0.0  # decibels that N must leave on average; 0: no limit
     learning_rate: float = 0.001
     batch_size: int = 800
     inner_steps: int = 16
@@ -62,6 +66,8 @@ class Settings:
             raise DataError(f"There is no box map '{self.box}': choose one of {', '.join(BOXES)}.")
         if self.distance not in ("mean", "sum"):
             raise DataError(f"There is no distance '{self.distance}': choose 'mean' or 'sum'.")
+        if self.min_psnr and self.box == "printed":
+            raise DataError("The box map 'printed' changes pictures at N = 0 already: set min_psnr to 0, or another box map.")
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,9 @@ class Perturbation:
         """Z of pictures n x 3 x H x W (uint8, or float in [0, 1]): float32 in [0, 1], on the CPU, in batches."""
         cpu = torch.device("cpu")
         if tuple(images.shape[1:]) != tuple(self.n.shape):
-            raise DataError(f"The perturbation is for pictures {tuple(self.n.shape)}, these are {tuple(images.shape[1:])}: resize them.")
+            raise DataError(
+                f"The perturbation is for pictures {tuple(self.n.shape)}, not {tuple(images.shape[1:])}: resize them."
+            )
         return torch.cat([BOXES[self.box](to_float(batch, cpu), self.n) for batch in batches(images)])
 
     def apply_uint8(self, images: Pictures) -> Tensor:
@@ -128,7 +136,7 @@ def fit(
     labels: Tensor,
     val_images: Pictures,
     val_labels: Tensor,
-    settings: Settings = Settings(),  # noqa: B008 (frozen)
+    settings: Settings = Settings(),
     seed: int = 0,
     checkpoint: Path | None = None,
 ) -> Perturbation:
@@ -152,8 +160,8 @@ def fit(
         n.data, best, history = kept["n"], kept["best"], kept["history"]
         optimiser.load_state_dict(kept["optimiser"])
     batches_an_epoch = -(-len(images) // settings.batch_size)
-    bar = tqdm(total=settings.epochs * batches_an_epoch * settings.inner_steps, desc="fit", unit="step", disable=None, leave=False)
-    bar.update(len(history) * batches_an_epoch * settings.inner_steps)
+    steps = batches_an_epoch * settings.inner_steps
+    bar = tqdm(total=settings.epochs * steps, initial=len(history) * steps, desc="fit", unit="step", disable=None, leave=False)
     while len(history) < settings.epochs and not _stalled(history, settings.patience):
         order = torch.from_numpy(config.rng(seed, len(history)).permutation(len(images))).to(device)
         losses = []
@@ -164,6 +172,8 @@ def fit(
                 loss = objective(classifier.logits(z), y, x, z, settings)
                 (n.grad,) = torch.autograd.grad(loss, n)
                 optimiser.step()
+                if settings.min_psnr:
+                    _shrink(n, x[:PROBE], box, settings.min_psnr)
                 losses.append(loss.detach())
                 bar.update()
         found = Perturbation(n.detach()[0].cpu().clone(), settings.box)
@@ -180,6 +190,13 @@ def fit(
         checkpoint.unlink(missing_ok=True)
     epoch = max(range(len(history)), key=lambda e: history[e]["val_accuracy"]) + 1
     return Perturbation(best[0].cpu(), settings.box, {**asdict(settings), "seed": seed, "epoch": epoch, "history": history})
+
+
+@torch.no_grad()
+def _shrink(n: Tensor, x: Tensor, box: Callable[[Tensor, Tensor], Tensor], min_psnr: float) -> None:
+    """Scales N down, in place, where it leaves the pictures x less than `min_psnr` on average (to first order in N)."""
+    excess = (box(x, n) - x).square().mean() * 10 ** (min_psnr / 10)
+    n /= excess.sqrt().clamp_min(1)
 
 
 def _stalled(history: list[dict[str, float]], patience: int) -> bool:

@@ -1,7 +1,9 @@
 """Training classifiers: NNET on features computed once, and a small network from scratch."""
 
 import copy
+from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,28 +34,72 @@ def train_nnet(
     config.seed_all(seed)
     head = nnet(train.shape[1])
     mean, deviation = train.mean(0), train.std(0) + 1e-6
-    _train(head, (train - mean) / deviation, labels, (val - mean) / deviation, val_labels, epochs, learning_rate, seed)
+    x, val_x = (train - mean) / deviation, (val - mean) / deviation
+    _descend(head, lambda rows: x[rows], labels, lambda: head(val_x).argmax(1), val_labels, epochs, learning_rate, seed)
     first = head[0]
     assert isinstance(first, nn.Linear)
     with torch.no_grad():
-        first.weight /= deviation
-        first.bias -= first.weight @ mean
+        first.weight.div_(deviation)
+        first.bias.sub_(first.weight @ mean)
     return head
 
 
-def _train(net, train, labels, val, val_labels, epochs, learning_rate, seed) -> None:  # type: ignore
+def train_network(
+    net: AttributeNet,
+    images: Pictures,
+    labels: Tensor,
+    val_images: Pictures,
+    val_labels: Tensor,
+    epochs: int,
+    learning_rate: float,
+    seed: int,
+    device: torch.device,
+) -> AttributeNet:
+    """A whole network trained from scratch on pictures n x 3 x H x W (uint8); the best epoch on validation is kept.
+
+    Pictures are mirrored at random, as every training from scratch on faces does.
+    """
+    config.seed_all(seed)
+    for module in net.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
+            module.reset_parameters()
+    net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    train, val = (torch.as_tensor(np.array(part)).to(device) for part in (images, val_images))
+
+    def mirrored(rows: Tensor) -> Tensor:
+        x = to_float(train[rows], device)
+        flip = torch.rand(len(x), generator=torch.Generator().manual_seed(int(rows[0]))).to(device) < 0.5
+        return torch.where(flip.view(-1, 1, 1, 1), x.flip(3), x)
+
+    _descend(net, mirrored, labels.to(device), lambda: torch.cat([net(to_float(b, device)).argmax(1) for b in batches(val)]),
+             val_labels.to(device), epochs, learning_rate, seed)  # fmt: skip
+    return net
+
+
+def _descend(
+    net: nn.Module,
+    batch: Callable[[Tensor], Tensor],
+    labels: Tensor,
+    classify: Callable[[], Tensor],
+    val_labels: Tensor,
+    epochs: int,
+    learning_rate: float,
+    seed: int,
+) -> None:
+    """Adam on cross-entropy over `batch(rows)`; leaves `net` as it was after the epoch with the best validation accuracy."""
     optimiser = torch.optim.Adam(net.parameters(), lr=learning_rate)
     best, kept = -1.0, copy.deepcopy(net.state_dict())
-    for epoch in range(epochs):
+    for epoch in tqdm(range(epochs), desc="training", unit="epoch", disable=None, leave=False):
         net.train()
-        for rows in torch.from_numpy(config.rng(seed, epoch).permutation(len(train))).split(BATCH):
-            loss = F.cross_entropy(net(train[rows]), labels[rows])
+        for rows in torch.from_numpy(config.rng(seed, epoch).permutation(len(labels))).split(BATCH):
+            loss = F.cross_entropy(net(batch(rows)), labels[rows])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
         net.eval()
         with torch.inference_mode():
-            accuracy = (net(val).argmax(1) == val_labels).double().mean().item()
+            accuracy = (classify() == val_labels).double().mean().item()
         if accuracy > best:
             best, kept = accuracy, copy.deepcopy(net.state_dict())
     net.load_state_dict(kept)
+    net.eval()

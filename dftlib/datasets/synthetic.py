@@ -3,8 +3,8 @@
 A subject fixes gender, face shape, skin, hair, brows and glasses; a picture adds smile, pose, light, lipstick and
 background. Styles differ mostly in light and colour, so that a classifier trained on one loses accuracy on another.
 
-`Attractive` is a stated composite: 1.2 youth + 1.0 smooth skin + 0.6 symmetry + 0.6 full lips, each standardised over
-its own distribution, + 1.0 with make-up - 1.0 with glasses + normal noise of spread 0.6; present above the style's `taste`.
+`Attractive` is a composite and no opinion: 1.2 youth + 0.6 smooth skin + 0.4 symmetry + 0.5 full lips, each of unit
+spread, + 1.5 with make-up - 1.2 with glasses + normal noise of spread 0.5; present above the style's `taste`.
 `Bushy Eyebrows` and `Pale Skin` are thresholds on the drawn thickness and the drawn melanin.
 """
 
@@ -46,24 +46,28 @@ class Style:
 
 STYLES: dict[str, Style] = {
     "studio": Style(
-        0.45, 0.55, 0.18, 1.3, 0.4, (-0.35, -0.4), 0.25, (0.5, 0.62), (1.0, 0.98, 0.96), (0.02, 0.02, 0.03),
-        (0.0, 0.0), 0.95, 0.3, 0.35, 0.008, "plain",
+        male=0.45, smiling=0.55, glasses=0.18, pale=1.3, taste=0.5,
+        light=(-0.35, -0.4), light_jitter=0.25, contrast=(0.5, 0.62), gain=(1.0, 0.98, 0.96), offset=(0.02, 0.02, 0.03),
+        gradient=(0.0, 0.0), gamma=0.95, pose=0.3, blur=0.35, noise=0.008, scene="plain",
     ),
     "press": Style(
-        0.65, 0.45, 0.25, 1.0, 0.7, (0.6, -0.4), 0.25, (0.36, 0.72), (1.14, 0.98, 0.74), (0.08, 0.03, -0.03),
-        (0.22, -0.12), 1.1, 0.42, 0.5, 0.02, "outdoor",
+        male=0.65, smiling=0.45, glasses=0.25, pale=1.0, taste=0.4,
+        light=(0.6, -0.4), light_jitter=0.25, contrast=(0.36, 0.72), gain=(1.14, 0.98, 0.74), offset=(0.09, 0.03, -0.04),
+        gradient=(0.28, -0.14), gamma=1.1, pose=0.42, blur=0.5, noise=0.02, scene="outdoor",
     ),
     "webcam": Style(
-        0.50, 0.30, 0.35, 1.15, 0.5, (0.0, 0.45), 0.3, (0.58, 0.40), (0.80, 0.96, 1.06), (0.00, 0.08, 0.16),
-        (-0.26, 0.18), 1.1, 0.4, 0.9, 0.035, "indoor",
+        male=0.5, smiling=0.3, glasses=0.35, pale=1.15, taste=0.3,
+        light=(0.0, 0.45), light_jitter=0.3, contrast=(0.58, 0.4), gain=(0.8, 0.96, 1.06), offset=(0.0, 0.08, 0.16),
+        gradient=(-0.26, 0.18), gamma=1.1, pose=0.4, blur=0.9, noise=0.035, scene="indoor",
     ),
 }  # fmt: skip
 
 SKINS = ((0.97, 0.85, 0.78), (0.90, 0.70, 0.57), (0.68, 0.46, 0.34), (0.36, 0.23, 0.17))
 HAIRS = ((0.07, 0.06, 0.06), (0.20, 0.12, 0.08), (0.38, 0.23, 0.13), (0.58, 0.27, 0.12), (0.82, 0.66, 0.40))
 IRISES = ((0.20, 0.11, 0.06), (0.36, 0.24, 0.12), (0.28, 0.42, 0.28), (0.28, 0.46, 0.66))
-LIPSTICKS = ((0.80, 0.08, 0.14), (0.62, 0.06, 0.22), (0.92, 0.26, 0.42), (0.50, 0.05, 0.10))
+LIPSTICKS = ((0.80, 0.06, 0.12), (0.70, 0.04, 0.32), (0.95, 0.20, 0.44), (0.92, 0.10, 0.10))
 FRAMES = ((0.05, 0.05, 0.06), (0.28, 0.14, 0.07), (0.45, 0.08, 0.10), (0.16, 0.18, 0.30))
+GOLD = (0.88, 0.80, 0.60)
 
 
 def _ramp(table: tuple[tuple[float, ...], ...], at: Tensor) -> Tensor:
@@ -90,18 +94,20 @@ def _latents(s: Style, subjects: int, per_subject: int, g: torch.Generator) -> t
     melanin = uniform() ** s.pale
     brow = 0.3 * looks + 0.7 * normal()
     glasses, makeup = uniform() < s.glasses, uniform() < torch.where(male, 0.02, 0.62)
-    score = 4.2 * (youth - 0.5) + 3.5 * (0.5 - rough) + (0.8 - skew.abs()) + 0.6 * lips + 0.6 * normal()
-    score += makeup.float() - glasses.float()
+    score = 4.2 * (youth - 0.5) + 2.1 * (0.5 - rough) + 0.66 * (0.8 - skew.abs()) + 0.5 * lips + 0.5 * normal()
+    score += 1.5 * makeup - 1.2 * glasses
     long_hair = uniform() < torch.where(male, 0.12, 0.72)
-    grey = ((0.3 - youth) * 4 * uniform()).clamp(0, 1)
+    grey = ((0.4 - youth) * 4 * uniform()).clamp(0, 1)
     hair = _ramp(HAIRS, uniform() ** 1.3 * (1.15 - melanin) + 0.05 * normal())
     beard = torch.where(male & (uniform() < 0.45), 0.15 + 0.75 * uniform(), 0.0)
     skin = _ramp(SKINS, melanin) * (1 + torch.tensor([0.012, -0.006, -0.02]) * normal()[:, None])
+    # Dark frames would vanish on dark skin.
+    frame = torch.where(melanin[:, None] > 0.55, torch.tensor(GOLD), _ramp(FRAMES, uniform() * (1 - melanin)))
     person = {
         "male": male, "looks": looks, "old": 1 - youth, "rough": rough, "skew": 0.035 * skew, "melanin": melanin,
         "brow": brow, "attractive": score > s.taste, "skin": skin,
         "hair": hair.lerp(torch.full((3,), 0.72), grey[:, None]), "iris": _ramp(IRISES, uniform() * (1.2 - melanin)),
-        "frame": _ramp(FRAMES, uniform()), "glasses": glasses, "round": 2 + 3 * uniform(),
+        "frame": frame, "glasses": glasses, "round": 2 + 3 * uniform(),
         "makeup": makeup, "lipstick": _ramp(LIPSTICKS, uniform()),
         "long": long_hair, "fringe": (uniform() < 0.3) & long_hair,
         "bald": male & (uniform() < 0.16), "beard": beard, "moustache": beard * (uniform() < 0.8),
@@ -112,7 +118,7 @@ def _latents(s: Style, subjects: int, per_subject: int, g: torch.Generator) -> t
         "open": 0.092 - 0.007 * looks + 0.009 * normal(), "tilt": 0.10 - 0.04 * looks + 0.08 * normal(),
         "arch": 0.045 - 0.012 * looks + 0.012 * normal(), "above": 0.195 - 0.018 * looks + 0.014 * normal(),
         "nose": 0.105 + 0.010 * looks + 0.013 * normal(), "length": 0.25 + 0.012 * looks + 0.02 * normal(),
-        "lips": (0.070 - 0.007 * looks + 0.013 * lips).clamp(min=0.025), "mouth": 0.24 + 0.02 * normal(),
+        "lips": (0.076 - 0.007 * looks + 0.013 * lips).clamp(min=0.04), "mouth": 0.24 + 0.02 * normal(),
     }  # fmt: skip
     p = {k: v.float().repeat_interleave(per_subject, 0) for k, v in person.items()}
     happy, j = uniform(total) < s.smiling, s.pose / 10
@@ -181,8 +187,8 @@ def _render(p: dict[str, Tensor], s: Style, size: int, g: torch.Generator) -> Te
     grin = smile.clamp(min=0)
     canvas = _scene(s.scene, b, size, gy, g).expand(b, 3, size, size).contiguous()
 
-    def paint(mask: Tensor, colour: Tensor) -> None:
-        canvas.lerp_(colour, mask[:, None])
+    def paint(mask: Tensor, colour: Tensor | float) -> None:
+        canvas.lerp_(torch.as_tensor(colour), mask[:, None])
 
     # Outline of the head: an ellipse above, a squarer and tapering one below.
     y = v + 0.12
@@ -199,7 +205,6 @@ def _render(p: dict[str, Tensor], s: Style, size: int, g: torch.Generator) -> Te
     # Behind the head: hair, neck and shoulders.
     fall = p["width"] + 0.17 + 0.03 * torch.sin(7 * v + 6 * p["wave"])
     long_d = torch.where(v < -0.2, ((u / fall).square() + ((v + 0.2) / 0.88).square()).sqrt() * 0.7 - 0.7, u.abs() - fall)
-    hairy = 1 - p["bald"]
     back = _inside(long_d, edge) * p["long"]
     paint(back, hair * 0.75)
     neck = _inside(torch.maximum(u.abs() - p["width"] * 0.62 - 0.05 * p["looks"], 0.4 - v), edge)
@@ -234,19 +239,15 @@ def _render(p: dict[str, Tensor], s: Style, size: int, g: torch.Generator) -> Te
     gap = bowl * (0.006 + p["teeth"] * 0.1 * smile)
     top, bottom = my - middle + 0.02 * grin, my - middle + 0.02 * grin - gap
     bow = 1 - 0.3 * _bump(mx, mx, 0.2, 0.4)
-    reach = 0.5 * edge + 4 * (mx.abs() - 1).clamp(min=0)
+    beyond = 4 * (mx.abs() - 1).clamp(min=0)
     lipstick = p["skin"] * torch.tensor([0.86, 0.62, 0.60])[:, None, None]
     lipstick = lipstick.lerp(p["lipstick"], 0.95 * p["wears"][:, None])
-    paint(_inside(torch.maximum(-top - p["lips"] * bowl.sqrt() * bow, top) + reach - 0.5 * edge, edge), lipstick * 0.86)
-    paint(_inside(torch.maximum(-bottom, bottom - 1.25 * p["lips"] * bowl.sqrt()) + reach - 0.5 * edge, edge), lipstick)
-    mouth = _inside(torch.maximum(-top, bottom) - 0.010 + reach - 0.5 * edge, edge)
-    paint(mouth, torch.tensor([0.22, 0.07, 0.07])[:, None, None] * torch.ones(b, 3, 1, 1))
-    teeth = (
-        _inside(torch.maximum(-top + 0.004, bottom + 0.016) + reach - 0.4 * edge, edge)
-        * p["teeth"]
-        * _inside(mx.abs() - 0.85, 0.2)
-    )
-    paint(teeth, torch.full((b, 3, 1, 1), 0.93))
+    paint(_inside(torch.maximum(-top - p["lips"] * bowl.sqrt() * bow, top) + beyond, edge), lipstick * 0.86)
+    paint(_inside(torch.maximum(-bottom, bottom - 1.25 * p["lips"] * bowl.sqrt()) + beyond, edge), lipstick)
+    mouth = _inside(torch.maximum(-top, bottom) - 0.010 + beyond, edge)
+    paint(mouth, torch.tensor([0.22, 0.07, 0.07])[:, None, None])
+    teeth = _inside(torch.maximum(0.004 - top, bottom + 0.016) + beyond, edge) * _inside(mx.abs() - 0.85, 0.2)
+    paint(teeth * p["teeth"], 0.93)
 
     # Eyes: white, iris, pupil, glint, lids; squeezed by a smile.
     x = (sx - p["apart"]) / p["eyes"]
@@ -255,14 +256,14 @@ def _render(p: dict[str, Tensor], s: Style, size: int, g: torch.Generator) -> Te
     up, under = -p["open"] * (1 - 0.2 * grin) * lid, p["open"] * (0.75 - 0.35 * grin) * lid
     paint(_bump(x, y + 0.07, 1.1, 0.07) * (0.18 - 0.1 * p["looks"].clamp(-1, 1)) * head, p["skin"] * 0.45)
     eye = _inside(torch.maximum(up - y, y - under) + 0.1 * (x.abs() - 1).clamp(min=0), edge)
-    paint(eye, torch.full((b, 3, 1, 1), 0.93))
+    paint(eye, 0.93)
     turned = sx - p["apart"] - (0.03 * p["gaze"] + 0.04 * p["yaw"]) * fx.sign()
     iris_r = (turned.square() + (y + 0.008).square()).sqrt()
     paint(eye * _inside(iris_r - 0.080, edge), p["iris"])
-    paint(eye * _inside(iris_r - 0.036, edge), torch.full((b, 3, 1, 1), 0.03))
-    paint(eye * _bump(turned + 0.025 * fx.sign(), y + 0.035, 0.022, 0.022), torch.ones(b, 3, 1, 1))
+    paint(eye * _inside(iris_r - 0.036, edge), 0.03)
+    paint(eye * _bump(turned + 0.025 * fx.sign(), y + 0.035, 0.022, 0.022), 1.0)
     lash = 0.013 - 0.004 * p["looks"]
-    paint(_inside((y - up).abs() - lash + 0.3 * (x.abs() - 1.05).clamp(min=0), edge), torch.full((b, 3, 1, 1), 0.08))
+    paint(_inside((y - up).abs() - lash + 0.3 * (x.abs() - 1.05).clamp(min=0), edge), 0.08)
     paint(0.5 * _inside((y - under).abs() - 0.004 + 0.3 * (x.abs() - 1).clamp(min=0), edge), p["skin"] * 0.4)
 
     # Brows: thinning outwards, ragged when bushy.
@@ -280,19 +281,19 @@ def _render(p: dict[str, Tensor], s: Style, size: int, g: torch.Generator) -> Te
 
     # Hair before the head: cap above a hairline that falls to the temples, curtains when long.
     hairline = -0.68 + p["line"] - 0.03 * p["looks"] + 0.26 * p["fringe"] - 0.05 * old + p["part"] * u
-    cap_d = (v - hairline - 0.25 * u.square() - (2.6 - 0.8 * p["fringe"]) * u.pow(4) - 0.012 * strands).maximum(head_d - 0.085)
-    cap = _inside(cap_d, edge) * hairy
-    curtain = _inside(
-        torch.maximum(p["width"] * 0.93 + 0.05 * torch.sin(4 * v + 5 * p["wave"]) - 0.1 * v.square() - u.abs(), long_d), edge
-    )
-    paint(torch.maximum(cap, curtain * p["long"]), hair)
+    temples = 0.25 * u.square() + (2.6 - 0.8 * p["fringe"]) * u.pow(4)
+    cap_d = (v - hairline - temples - 0.012 * strands).maximum(head_d - 0.085)
+    cap = _inside(cap_d, edge) * (1 - p["bald"])
+    parted = p["width"] * 0.93 + 0.05 * torch.sin(4 * v + 5 * p["wave"]) - 0.1 * v.square()
+    curtain = _inside(torch.maximum(parted - u.abs(), long_d), edge) * p["long"]
+    paint(torch.maximum(cap, curtain), hair)
 
     # Glasses: rims, bridge, temples and a faint glare.
     q = p["round"]
     rim = (((sx - p["apart"]) / 0.235).abs().pow(q) + ((fy + 0.165) / 0.17).abs().pow(q)).pow(1 / q) - 1
     bar = torch.maximum((fy + 0.2).abs() - 0.014, torch.minimum(sx - 0.1, 0.54 - sx))
     bar = torch.maximum(bar, u.abs() - p["width"])
-    paint(0.14 * p["glasses"] * _inside(rim * 0.2, edge), torch.full((b, 3, 1, 1), 0.9))
+    paint(0.14 * p["glasses"] * _inside(rim * 0.2, edge), 0.9)
     paint(p["glasses"] * _inside(torch.minimum(rim.abs() * 0.2 - 0.017, bar), edge), p["frame"])
 
     # Shading: a dome with a nose, sockets, cheeks and lips, lit from one side.
@@ -300,29 +301,32 @@ def _render(p: dict[str, Tensor], s: Style, size: int, g: torch.Generator) -> Te
     relief = -0.20 * r2 - 0.10 * r2.square()
     relief += 0.17 * _bump(fx, tip + 0.02, p["nose"] * 1.1, 0.11) + 0.06 * _bump(fx, fy - 0.02, p["nose"] * 0.8, 0.22)
     relief += 0.03 * _bump(sx - p["nose"], tip - 0.01, 0.055, 0.055) + 0.05 * _bump(fx, fy - 0.80, 0.17, 0.11)
-    relief -= 0.07 * _bump(sx - p["apart"], fy + 0.2, 0.17, 0.12) - 0.03 * _bump(fx, fy + 0.38, 0.45, 0.10) * (
-        1 + 0.5 * p["looks"]
-    )
+    relief += (0.03 + 0.015 * p["looks"]) * _bump(fx, fy + 0.38, 0.45, 0.10)
+    relief -= 0.07 * _bump(sx - p["apart"], fy + 0.2, 0.17, 0.12)
     relief += (0.03 + 0.05 * grin) * _bump(sx - 0.36, fy - 0.22, 0.15, 0.13) + 0.04 * _bump(mx, top, 0.8, 0.09)
     dy, dx = torch.gradient(relief, spacing=pixel, dim=(1, 2))
     lz = (1 - p["lx"].square() - p["ly"].square()).clamp(min=0.15).sqrt()
     lit = (lz - dx * p["lx"] - dy * p["ly"]).clamp(min=0) * (1 + dx.square() + dy.square()).rsqrt()
-    lit = lit.clamp(max=1)
-    person = torch.stack((head, cap, back, neck, body, ear, curtain * p["long"])).amax(0)
+    person = torch.stack((head, cap, back, neck, body, ear, curtain)).amax(0)
     canvas *= (1 + person * (s.contrast[0] + s.contrast[1] * lit - 1))[:, None]
-    canvas += (0.25 * s.contrast[1] * head * (1 - cap) * lit.pow(14) * (1 - 0.4 * p["rough"]))[:, None]
+    canvas += (0.25 * s.contrast[1] * head * (1 - cap) * lit.clamp(max=1).pow(14) * (1 - 0.4 * p["rough"]))[:, None]
+    return _camera(canvas * p["cast"] * p["exposure"][:, None], s, gx, gy, g)
 
-    # The camera: colour cast, haze, uneven light, tone curve, softness, coarse chroma and noise.
-    canvas *= p["cast"] * p["exposure"][:, None]
-    canvas += torch.tensor(s.offset)[:, None, None] + s.gradient[0] * gx[:, None] + s.gradient[1] * gy[:, None]
-    picture = _soften(canvas.clamp_(1e-4, 1).pow_(s.gamma), s.blur * size / 64)
+
+def _camera(light: Tensor, s: Style, gx: Tensor, gy: Tensor, g: torch.Generator) -> Tensor:
+    """Adds haze, uneven light, tone curve, softness, coarse chroma and noise: b x 3 x size x size to uint8."""
+    size = light.shape[-1]
+    light = light + torch.tensor(s.offset)[:, None, None] + s.gradient[0] * gx + s.gradient[1] * gy
+    picture = _soften(light.clamp_(1e-4, 1).pow_(s.gamma), s.blur * size / 64)
     grey = picture.mean(1, keepdim=True)
+    # As JPEG does: colour at half the resolution.
     picture = grey + F.interpolate(F.avg_pool2d(picture - grey, 2, ceil_mode=True), (size, size), mode="bilinear")
     picture += s.noise * torch.randn(picture.shape, generator=g)
     return (picture.clamp_(0, 1) * 255).round_().to(torch.uint8)
 
 
 def _soften(x: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of spread `sigma` pixels."""
     reach = int(np.ceil(2.5 * sigma))
     taps = torch.exp(-((torch.arange(-reach, reach + 1) / sigma) ** 2) / 2)
     taps = (taps / taps.sum()).expand(3, 1, 1, -1)
@@ -339,9 +343,15 @@ def draw(
     g = torch.Generator().manual_seed(int(config.rng(style, seed).integers(2**62)))
     latents, labels = _latents(STYLES[style], subjects, per_subject, g)
     pictures = torch.empty(subjects * per_subject, 3, size, size, dtype=torch.uint8)
-    for i in range(0, len(pictures), CHUNK):
-        part = {k: v[i : i + CHUNK] for k, v in latents.items()}
-        pictures[i : i + CHUNK] = _render(part, STYLES[style], size, g)
+    # Hundreds of small steps: where another process holds a core, a second thread is waited for at each (100 times slower).
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for i in range(0, len(pictures), CHUNK):
+            part = {k: v[i : i + CHUNK] for k, v in latents.items()}
+            pictures[i : i + CHUNK] = _render(part, STYLES[style], size, g)
+    finally:
+        torch.set_num_threads(threads)
     return pictures, labels, np.repeat([f"{style}-{i:04d}" for i in range(subjects)], per_subject)
 
 
