@@ -45,6 +45,8 @@ class Profile:
     distance: str  # 'mean' | 'sum'
     weight: float
     min_psnr: float  # decibels that N must leave; 0: no limit
+    optimiser: str  # 'adam' | 'steepest'
+    mirror: bool  # mirror half of the fitting pictures at random
     learning_rate: float
     batch_size: int
     inner_steps: int  # optimiser steps on one batch before the next is drawn

@@ -1,7 +1,8 @@
 """One perturbation N for a whole data set: box maps, objective and gradient fit (Data Fine-tuning, equations 4 to 12)."""
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
 from dftlib import config
@@ -55,6 +57,8 @@ class Settings:
     distance: str = "mean"
     weight: float = 1.0
     min_psnr: float = 0.0  # decibels that N must leave on average; 0: no limit
+    optimiser: str = "adam"
+    mirror: bool = False  # mirror each fitting picture with probability 1/2, anew at every batch
     learning_rate: float = 0.001
     batch_size: int = 800
     inner_steps: int = 16
@@ -66,6 +70,8 @@ class Settings:
             raise DataError(f"There is no box map '{self.box}': choose one of {', '.join(BOXES)}.")
         if self.distance not in ("mean", "sum"):
             raise DataError(f"There is no distance '{self.distance}': choose 'mean' or 'sum'.")
+        if self.optimiser not in ("adam", "steepest"):
+            raise DataError(f"There is no optimiser '{self.optimiser}': choose 'adam' or 'steepest'.")
         if self.min_psnr and self.box == "printed":
             raise DataError("The box map 'printed' changes pictures at N = 0 already: set min_psnr to 0, or another box map.")
 
@@ -130,6 +136,34 @@ def objective(logits: Tensor, labels: Tensor, images: Tensor, z: Tensor, setting
     return F.relu(1 - true).mean() + settings.weight * squared
 
 
+class Steepest(torch.optim.Optimizer):
+    """Steepest descent with momentum 0.9: every step has a root mean square of `lr`, along the averaged gradient.
+
+    Under a limit on the squared distance this spends the distance where it lowers the loss most. Adam moves every pixel
+    equally far, whether its gradient is signal or noise.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if "mean" not in self.state[p]:
+                    self.state[p]["mean"] = torch.zeros_like(p)
+                mean = self.state[p]["mean"].lerp_(p.grad, 0.1)
+                p -= group["lr"] * mean / mean.square().mean().sqrt().clamp_min(1e-20)
+
+
+def _optimiser(n: Tensor, settings: Settings, steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    """Adam at a constant rate, or steepest descent whose rate falls to zero over `steps` as a cosine."""
+    if settings.optimiser == "adam":
+        return (adam := torch.optim.Adam([n], lr=settings.learning_rate)), LambdaLR(adam, lambda _: 1.0)
+    steepest = Steepest([n], settings.learning_rate)
+    return steepest, LambdaLR(steepest, lambda step: 0.5 + 0.5 * math.cos(math.pi * min(step / steps, 1)))
+
+
 def fit(
     classifier: TorchClassifier,
     images: Pictures,
@@ -140,7 +174,7 @@ def fit(
     seed: int = 0,
     checkpoint: Path | None = None,
 ) -> Perturbation:
-    """The perturbation that Adam finds from N = 0, of the epoch with the best validation accuracy (first of equals).
+    """The perturbation found from N = 0, of the epoch with the best validation accuracy (first of equals).
 
     images n x 3 x H x W (uint8, or float in [0, 1]) with labels n (int64 class indices); the same for validation. Every
     batch is drawn once an epoch and takes `inner_steps` steps before the next. `checkpoint` names a file in which each
@@ -152,26 +186,30 @@ def fit(
     device, box = classifier.device, BOXES[settings.box]
     images, labels = torch.as_tensor(np.array(images)).to(device), labels.to(device)
     n = torch.zeros((1, *images.shape[1:]), device=device, requires_grad=True)
-    optimiser = torch.optim.Adam([n], lr=settings.learning_rate)
+    steps = -(-len(images) // settings.batch_size) * settings.inner_steps
+    optimiser, schedule = _optimiser(n, settings, settings.epochs * steps)
     history: list[dict[str, float]] = []
     best = n.detach().clone()
     if checkpoint and checkpoint.is_file():
         kept = torch.load(checkpoint, map_location=device, weights_only=True)
         n.data, best, history = kept["n"], kept["best"], kept["history"]
         optimiser.load_state_dict(kept["optimiser"])
-    batches_an_epoch = -(-len(images) // settings.batch_size)
-    steps = batches_an_epoch * settings.inner_steps
+        schedule.load_state_dict(kept["schedule"])
     bar = tqdm(total=settings.epochs * steps, initial=len(history) * steps, desc="fit", unit="step", disable=None, leave=False)
     while len(history) < settings.epochs and not _stalled(history, settings.patience):
-        order = torch.from_numpy(config.rng(seed, len(history)).permutation(len(images))).to(device)
+        draw = config.rng(seed, len(history))
+        order = torch.from_numpy(draw.permutation(len(images))).to(device)
         losses = []
         for rows in order.split(settings.batch_size):
             x, y = to_float(images[rows], device), labels[rows]
+            if settings.mirror:
+                x = torch.where(torch.from_numpy(draw.random(len(x)) < 0.5).to(device).view(-1, 1, 1, 1), x.flip(3), x)
             for _ in range(settings.inner_steps):
                 z = box(x, n)
                 loss = objective(classifier.logits(z), y, x, z, settings)
                 (n.grad,) = torch.autograd.grad(loss, n)
                 optimiser.step()
+                schedule.step()
                 if settings.min_psnr:
                     _shrink(n, x[:PROBE], box, settings.min_psnr)
                 losses.append(loss.detach())
@@ -184,7 +222,8 @@ def fit(
         bar.set_postfix(val=f"{accuracy:.3f}")
         if checkpoint:
             with whole(checkpoint) as temporary:
-                torch.save({"n": n.data, "best": best, "history": history, "optimiser": optimiser.state_dict()}, temporary)
+                state = {"optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
+                torch.save({"n": n.data, "best": best, "history": history, **state}, temporary)
     bar.close()
     if checkpoint:
         checkpoint.unlink(missing_ok=True)

@@ -1,0 +1,221 @@
+"""Figures say what they should, overlap nowhere, show nobody who shouldn't be shown, and leave matplotlib as it was."""
+
+from collections.abc import Callable
+from itertools import combinations
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.backend_bases import RendererBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Annotation, Text
+from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
+
+from dftlib import figures
+from dftlib.datasets import ATTRIBUTES, FaceDataset
+from dftlib.figures import Block, Panel
+from dftlib.perturbation import Perturbation
+
+mpl.use("Agg")
+SIZE, NOTE = 24, "synthetic faces"
+NAMES = ("Smiling", "Bushy Eyebrows", "Pale Skin", "Smiling", "Attractive", "Wearing Lipstick")
+
+
+def panel(title: str = "Smiling: LFW by CelebA", n: int = 300) -> Panel:
+    g = np.random.default_rng(n)
+    labels = g.integers(0, 2, n)
+    before, after = g.beta(1, 0.8, n), np.where(labels == 1, g.beta(2, 0.6, n), g.beta(0.6, 2, n))
+    return Panel(title, torch.from_numpy(before).float(), after, labels)
+
+
+def faces(name: str = "studio", people: int = 30) -> FaceDataset:
+    """Two pictures a person; MUCT's people are 0, 100, 200 … 900 and 1, 101 …, and only who may be shown is not red."""
+    subjects = np.repeat([f"{100 * (i % 10) + i // 10:03d}" for i in range(people)], 2)
+    images = np.random.default_rng(0).integers(0, 200, (len(subjects), 3, SIZE, SIZE)).astype(np.uint8)
+    images[~np.isin(subjects, figures.MUCT_SHOWABLE)] = np.array([255, 0, 0], np.uint8)[:, None, None]
+    labels = pd.DataFrame({a: np.arange(len(subjects)) // 2 % 2 for a in ATTRIBUTES}, dtype="int8")
+    return FaceDataset(name, images, labels, subjects, np.full(len(subjects), "test"), subjects)
+
+
+def perturbation(scale: float = 0.0) -> Perturbation:
+    return Perturbation(scale * torch.randn(3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)))
+
+
+def block(name: str = "studio", title: str = "Smiling") -> Block:
+    data = faces(name)
+    return Block(panel(title, len(data)), data, np.arange(len(data)), perturbation())
+
+
+def table(published: bool = True, seeds: int = 1) -> pd.DataFrame:
+    rows = [
+        {
+            "data": data,
+            "model": model,
+            "attribute": attribute,
+            "protocol": "subject",
+            "seed": seed,
+            "trivial": 58.0,
+            "threshold": 68.0,
+        }
+        | {"before": 62.0, "before_lo": 60.0, "before_hi": 64.0, "after": 81.0 + i, "after_lo": 79.0 + i, "after_hi": 82.5 + i}
+        | {"rise": 19.0 + i, "rise_lo": 16.0 + i, "rise_hi": 22.0 + i}
+        | ({"published_before": 55.3, "published_after": 78.6} if published else {})
+        for i, attribute in enumerate(NAMES)
+        for seed in range(seeds)
+        for data, model in [("LFW", "CelebA") if i < 3 else ("CelebA", "LFW")]
+    ]
+    return pd.DataFrame(rows)
+
+
+SIX = [panel(f"{name}: {cell}") for name, cell in zip(NAMES, ["LFW by CelebA"] * 3 + ["CelebA by LFW"] * 3, strict=True)]
+PUBLISHED = [np.arange(8.0).reshape(2, 2, 2) + 10] * 3
+FIGURES: dict[str, tuple[Callable[[str], Figure], set[str]]] = {
+    "samples": (lambda note: figures.samples([faces(), faces("muct")], note=note), {"female", "male"}),
+    "perturbations": (
+        lambda note: figures.perturbations([(f"{a}: LFW", perturbation(0.1)) for a in NAMES[:3]], note),
+        {"luminance of N (half log-odds)", "N, each stretched"},
+    ),
+    "one perturbation": (lambda note: figures.perturbations([("Smiling: LFW", perturbation(0.1))], note), {"luminance of N"}),
+    "corrected": (
+        lambda note: figures.corrected([block(title=f"{a}: LFW by CelebA") for a in NAMES[:3]], note=note),
+        {"before", "after", "below each: score of its true class"},
+    ),
+    "one distribution": (
+        lambda note: figures.score_distributions(SIX[:1], ("not smiling", "smiling"), note),
+        {"not smiling", "smiling", "decision boundary", "score of 'smiling'", "share of class (%)"},
+    ),
+    "distributions": (lambda note: figures.score_distributions(SIX, note=note), {"absent", "present", "score of 'present'"}),
+    "four distributions": (lambda note: figures.score_distributions(SIX[:4], note=note), {"absent", "present"}),
+    "roc": (
+        lambda note: figures.roc_curves(SIX, note),
+        {"before", "after", "chance", "threshold 0.5", "false positive rate (%)", "true positive rate (%)"},
+    ),
+    "one roc": (lambda note: figures.roc_curves(SIX[:1], note), {"before", "after", "chance", "threshold 0.5"}),
+    "four rocs": (lambda note: figures.roc_curves(SIX[:4], note), {"chance"}),
+    "confusion": (lambda note: figures.confusion(SIX[:3], PUBLISHED, note=note), {"true class", "present", "absent", "(17.0)"}),
+    "one confusion": (lambda note: figures.confusion(SIX[:1], note=note), {"predicted (% of true class)"}),
+    "rise": (
+        lambda note: figures.rise(table(), note),
+        {"before", "after", "before, in the paper", "after, in the paper", "majority class", "best threshold alone"}
+        | {"Smiling: LFW by CelebA", "+19.0 [+16.0, +22.0]", "accuracy (%) with 95 % interval"},
+    ),
+    "rise of seeds": (lambda note: figures.rise(table(False, 3), note), {"Attractive: CelebA by LFW, seed 2"}),
+}
+
+
+def drawn(figure: Figure) -> list[tuple[str, Bbox]]:
+    """Every text that reaches the canvas, with its box in pixels."""
+    found: list[tuple[str, Bbox]] = []
+    draw = Text.draw
+
+    def spy(text: Text, renderer: RendererBase, *args: object, **kwargs: object) -> None:
+        if text.get_visible() and text.get_text():
+            found.append((text.get_text(), text.get_window_extent(renderer)))
+        draw(text, renderer, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Text, "draw", spy)
+        FigureCanvasAgg(figure).draw()
+    return found
+
+
+def pixels(figure: Figure) -> NDArray[np.uint8]:
+    return np.concatenate([np.asarray(image.get_array()).reshape(-1, 3) for ax in figure.axes for image in ax.images])
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_labelled_legible_and_leaves_no_trace(name: str) -> None:
+    make, wanted = FIGURES[name]
+    plt.close("all")
+    parameters = dict(mpl.rcParams)
+    figure = make(NOTE)
+    assert dict(mpl.rcParams) == parameters
+    assert plt.get_fignums() == []
+    texts = drawn(figure)
+    assert wanted | {NOTE} <= {text for text, _ in texts}
+    assert figure.get_size_inches()[0] <= figures.PAGE
+    width, height = figure.get_size_inches() * figure.dpi
+    for text, box in texts:
+        assert box.x0 >= 0, text
+        assert box.y0 >= 0, text
+        assert box.x1 <= width, text
+        assert box.y1 <= height, text
+    for (text, box), (other, other_box) in combinations(texts, 2):
+        inside = Bbox.intersection(box, other_box)
+        assert inside is None or min(inside.width, inside.height) <= 1, f"'{text}' over '{other}'"
+
+
+def test_a_figure_looks_the_same_whatever_the_users_style_is() -> None:
+    plain = drawn(figures.rise(table()))
+    with plt.rc_context({"font.size": 20, "xtick.labelsize": 30, "figure.dpi": 60}):
+        styled = drawn(figures.rise(table()))
+    assert [text for text, _ in styled] == [text for text, _ in plain]
+    assert np.allclose([box.bounds for _, box in styled], [box.bounds for _, box in plain])
+
+
+def test_a_failing_figure_is_closed_too() -> None:
+    with pytest.raises(KeyError):
+        figures.rise(table().drop(columns="before"))
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("name", ["muct", "MUCT", "muct-cropped"])
+def test_of_muct_only_the_people_its_authors_name_are_showable(name: str) -> None:
+    data = faces(name)
+    rows = np.arange(len(data))[::-1]
+    shown = figures.showable(data, rows)
+    assert set(data.subjects[shown]) == set(figures.MUCT_SHOWABLE) & set(data.subjects)
+    assert (np.diff(shown) < 0).all()  # in the order asked for
+    assert (figures.showable(faces("lfw"), rows) == rows).all()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_no_figure_lets_another_face_of_muct_through(seed: int) -> None:
+    everyone = 60  # more than there are, so that nobody is left out by chance
+    for figure in (figures.samples([faces("muct")], everyone, seed), figures.corrected([block("muct")], everyone, seed)):
+        assert not (pixels(figure) == [255, 0, 0]).all(1).any()
+    assert (pixels(figures.samples([faces("lfw")], everyone, seed)) == [255, 0, 0]).all(1).any()
+
+
+def test_people_are_shown_once_before_any_twice() -> None:
+    data = faces()
+    chosen = figures._some(data, np.arange(len(data)), 30, 0)
+    assert len(set(data.subjects[chosen])) == 30
+
+
+def test_corrected_shows_what_was_set_right_with_its_scores() -> None:
+    data = faces()
+    rows = np.array([5, 9, 20, 31])
+    data.images[rows] = np.array([10, 20, 30, 40], np.uint8)[:, None, None, None]
+    shown = Panel(
+        "Smiling", [0.2, 0.9, 0.7, 0.1], [0.81, 0.9, 0.04, 0.3], np.array([1, 1, 0, 1])
+    )  # set right: the 1st and the 3rd
+    figure = figures.corrected([Block(shown, data, rows, perturbation())])
+    assert set(np.unique(pixels(figure))) == {10, 30, 255}
+    texts = [text for text, _ in drawn(figure)]
+    assert {"0.20", "0.81", "0.30", "0.96", "Smiling: of 4 pictures 2 set right, 0 set wrong"} <= set(texts)
+
+
+def test_corrected_without_any_picture_is_still_a_figure() -> None:
+    wrong = Panel("Smiling", [0.2, 0.2], [0.2, 0.2], np.array([1, 1]))
+    figure = figures.corrected([Block(wrong, faces(), np.array([0, 1]), perturbation())])
+    assert "Smiling: of 2 pictures 0 set right, 0 set wrong" in [text for text, _ in drawn(figure)]
+
+
+def test_numbers_in_the_figures_are_those_of_the_scores() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 1])
+    small = Panel("P", [0.1, 0.2, 0.3, 0.8, 0.7, 0.9], [0.1, 0.2, 0.3, 0.4, 0.8, 0.9], labels)
+    cells = figures.confusion([small]).axes[0]
+    assert cells.get_title() == "P\nbefore: 83.3 % right"
+    found = {tuple(text.xy): text.get_text() for text in cells.texts if isinstance(text, Annotation)}
+    assert found == {(0, 0): "100.0", (1, 0): "0.0", (0, 1): "25.0", (1, 1): "75.0"}  # (predicted, true), 'present' first
+    assert figures.roc_curves([small]).axes[0].get_title() == "P\narea 0.875 → 1.000"
+    before = figures.score_distributions([small]).axes[0]
+    heights = [bar.get_height() for bar in before.patches if isinstance(bar, Rectangle)]
+    assert sorted(heights)[-7:] == [0, 25, 25, 25, 25, 50, 50]

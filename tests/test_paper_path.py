@@ -1,0 +1,99 @@
+"""The profile `paper`, whole: LFW and MUCT from disk, VGG-16 at 224 x 224, NNET, perturbation, measurements.
+
+Noise instead of faces and random weights instead of VGGFace's: the way is tested, not the numbers.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import faces_on_disk
+import pandas as pd
+import pytest
+import torch
+
+from dftlib import experiments, perturbation, store
+from dftlib.config import DataError, Profile, load_profile
+from dftlib.experiments import Outcome
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory, vggface_file: Path) -> Profile:
+    root = tmp_path_factory.mktemp("data")
+    faces_on_disk.lfw(root, pictures_each=1)
+    faces_on_disk.celeba(root)
+    faces_on_disk.muct(root, people=3)
+    small = {"n_fit": 4, "n_val": 2, "batch_size": 4, "inner_steps": 1, "epochs": 1, "head_epochs": 1}
+    where = {"data_root": str(root), "weights": str(vggface_file), "device": "cpu"}
+    return load_profile("paper", **small, **where, seeds=[0], protocols=["paper"])
+
+
+@pytest.fixture(scope="module")
+def outcome(profile: Profile, scratch: Path) -> Iterator[Outcome]:
+    (cell,) = [c for c in experiments.cells(profile, 5) if (c.data, c.model) == ("lfw", "muct")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DFT_CACHE", str(scratch / "cache"))
+        yield experiments.outcome(profile, cell)
+    for kept in (experiments.body, experiments.features, experiments.classifier, experiments.faces):
+        kept.cache_clear()  # networks of this size are not for the tests that follow
+
+
+def test_the_papers_cells_are_all_there(profile: Profile) -> None:
+    cells = experiments.cells(profile, 2, 3, 5, 6)
+    assert len(cells) == len(experiments.published().query("table in [2, 3, 5, 6]")) > 10
+    assert {c.data for c in cells} == {"lfw", "celeba", "muct"}
+    assert {(c.data == c.model) for c in cells if c.table in (5, 6)} == {False}
+
+
+def test_a_cell_gives_a_complete_row(outcome: Outcome) -> None:
+    row = outcome.row
+    columns = (
+        "data, model, attribute, backbone, protocol, box, weight, seed, n_fit, n_test, before, before_lo, before_hi, after, "
+        "after_lo, after_hi, mcnemar_p, trivial, threshold, colour, colour_threshold, balanced_before, balanced_after, "
+        "auc_before, auc_after, after_8bit, after_jpeg95, psnr, ssim, oracle, gap_closed"
+    )
+    assert set(columns.split(", ")) <= set(row)
+    assert (row["data"], row["model"], row["backbone"]) == ("lfw", "muct", "vggface")
+    assert (row["n_fit"], row["n_test"]) == (4, 3)
+    numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
+    gap = numbers.pop("gap_closed")
+    assert len(numbers) >= 25
+    assert all(math.isfinite(value) for value in numbers.values())
+    assert all(0 <= numbers[name] <= 100 for name in ("before", "after", "trivial", "threshold", "colour", "oracle"))
+    room = numbers["oracle"] - numbers["before"]
+    if room > 0:
+        assert gap == pytest.approx((numbers["after"] - numbers["before"]) / room)
+    else:
+        assert math.isnan(gap)
+
+
+def test_one_step_of_adam_is_seen_and_is_small(outcome: Outcome) -> None:
+    """From N = 0 Adam's first step is the learning rate, less where a gradient is as small as Adam's epsilon, never more."""
+    n = outcome.perturbation.n
+    assert n.shape == (3, 224, 224)
+    assert n.abs().max() == pytest.approx(0.001, rel=0.01)
+    assert (n != 0).double().mean() > 0.9
+    assert outcome.perturbation.about["epoch"] == 1
+    assert 60 < float(str(outcome.row["psnr"])) < 80
+    assert float(str(outcome.row["ssim"])) > 0.999
+    assert not torch.equal(outcome.before, outcome.after)
+    torch.testing.assert_close(outcome.before, outcome.after, rtol=0, atol=0.05)
+
+
+def test_a_second_look_computes_nothing(
+    profile: Profile, outcome: Outcome, monkeypatch: pytest.MonkeyPatch, scratch: Path
+) -> None:
+    """Everything but the oracle's scores, which are not kept, comes from the cache."""
+    monkeypatch.setattr(perturbation, "fit", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr(experiments, "_scores", lambda *_: pytest.fail("scored again"))
+    again = experiments.outcome(profile, outcome.cell)
+    pd.testing.assert_series_equal(pd.Series(again.row), pd.Series(outcome.row))
+    assert store.cache_folder() == scratch / "cache"
+    assert not list(store.cache_folder().rglob("*.part"))
+
+
+def test_missing_weights_are_named(profile: Profile, tmp_path: Path) -> None:
+    where = {"data_root": profile.data_root, "device": "cpu", "weights": str(tmp_path / "none.pth")}
+    wrong = load_profile("paper", **where)
+    with pytest.raises(DataError, match=r"none\.pth are missing"):
+        experiments.body(wrong)

@@ -1,0 +1,191 @@
+"""Artefacts are made once, found again by content, and never half written."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dftlib import store
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DFT_OUTPUT", str(tmp_path / "output"))
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+class Maker:
+    """Counts how often it is asked."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.calls, self.error = 0, error
+
+    def tensors(self) -> dict[str, Tensor]:
+        self.calls += 1
+        if self.error:
+            raise self.error
+        return {"a": torch.arange(6.0).view(2, 3).T.requires_grad_(), "b": torch.tensor([1], dtype=torch.int64)}
+
+    def array(self) -> NDArray[np.uint8]:
+        self.calls += 1
+        if self.error:
+            raise self.error
+        return np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+
+
+def test_whole_writes_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "file.txt"
+    with store.whole(path) as temporary:
+        assert temporary.parent == path.parent
+        assert temporary.suffix == path.suffix
+        temporary.write_text("content")
+        assert not path.exists()
+    assert path.read_text() == "content"
+    assert files(tmp_path) == ["new/folder/file.txt"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_whole_writes_nothing_after_a_failure(tmp_path: Path, error: type[BaseException]) -> None:
+    def write(path: Path) -> None:
+        with store.whole(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    (tmp_path / "old.txt").write_text("before")
+    for name in ("old.txt", "new.txt"):
+        with pytest.raises(error):
+            write(tmp_path / name)
+    assert files(tmp_path) == ["old.txt"]
+    assert (tmp_path / "old.txt").read_text() == "before"
+
+
+def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "file.txt").write_text("before")
+    code = (
+        "import os, sys; from pathlib import Path; from dftlib import store\n"
+        "with store.whole(Path(sys.argv[1])) as t:\n    t.write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    root = Path(store.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "file.txt")], cwd=root, check=False)
+    assert done.returncode == -9
+    assert (tmp_path / "file.txt").read_text() == "before"
+
+
+def test_tensors_are_made_once() -> None:
+    maker = Maker()
+    first, again = (store.tensors("kind", {"n": 3}, maker.tensors) for _ in range(2))
+    assert maker.calls == 1
+    for found in (first, again):
+        assert torch.equal(found["a"], torch.arange(6.0).view(2, 3).T)
+        assert found["b"].dtype == torch.int64
+        assert not found["a"].requires_grad
+    assert len(files(store.cache_folder())) == 1
+
+
+def test_an_array_is_made_once_and_read_only() -> None:
+    maker = Maker()
+    first, again = (store.array("kind", {"n": 3}, maker.array) for _ in range(2))
+    assert maker.calls == 1
+    for found in (first, again):
+        assert isinstance(found, np.memmap)
+        assert not found.flags.writeable
+        np.testing.assert_array_equal(found, np.arange(24).reshape(2, 3, 4))
+
+
+def test_another_key_or_kind_is_another_file() -> None:
+    maker = Maker()
+    keys: list[tuple[str, dict[str, object]]] = [("k", {"n": 3}), ("k", {"n": 4}), ("k", {"n": 3, "m": 1}), ("l", {"n": 3})]
+    for kind, key in keys * 2:
+        store.tensors(kind, key, maker.tensors)
+    assert maker.calls == 4
+    assert store.digest({"a": 1, "b": 2}) == store.digest({"b": 2, "a": 1})
+    assert store.digest({"a": 1}) != store.digest({"a": "1"})
+
+
+def test_changed_code_makes_an_artefact_stale(tmp_path: Path) -> None:
+    module, maker = ModuleType("made_up"), Maker()
+    module.__file__ = str(tmp_path / "made_up.py")
+    for source, calls in (("x = 1", 1), ("x = 1", 1), ("x = 2", 2), ("x = 1", 2)):
+        Path(module.__file__).write_text(source)
+        store.tensors("kind", {}, maker.tensors, (module,))
+        assert maker.calls == calls
+
+
+@pytest.mark.parametrize("save", ["tensors", "array"])
+def test_a_failing_maker_leaves_no_file(save: str) -> None:
+    maker = Maker(ValueError("no disk"))
+    call: Callable[..., object] = getattr(store, save)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no disk"):
+            call("kind", {}, getattr(maker, save))
+    assert maker.calls == 2
+    assert files(store.cache_folder()) == []
+
+
+def test_a_full_disk_leaves_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer fails after the first half."""
+
+    def half(path: Path, _array: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    maker = Maker()
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", half)
+        with pytest.raises(OSError, match="No space"):
+            store.array("kind", {}, maker.array)
+    assert files(store.cache_folder()) == []
+    assert store.array("kind", {}, maker.array).shape == (2, 3, 4)
+
+
+def test_a_table_is_the_same_bytes() -> None:
+    table = pd.DataFrame({"data": ["a,b", "é"], "share": [1 / 3, 1e-9], "n": [1, 2], "none": [np.nan, 100.0]})
+    first = store.write_table(table, "t", "demo").read_bytes()
+    assert store.write_table(table.copy(), "t", "demo").read_bytes() == first
+    assert first == 'data,share,n,none\n"a,b",0.333333,1,\né,1e-09,2,100\n'.encode()
+    assert files(store.output_folder()) == ["results/demo/t.csv"]
+
+
+def test_a_figure_is_the_same_bytes() -> None:
+    contents = []
+    for _ in range(2):
+        figure, ax = plt.subplots(figsize=(1, 1))
+        ax.plot([0, 1])
+        contents.append(store.write_figure(figure, "f", "demo").read_bytes())
+        plt.close(figure)
+    assert contents[0] == contents[1]
+    assert contents[0].startswith(b"\x89PNG")
+    assert files(store.output_folder()) == ["figures/demo/f.png"]
+
+
+def test_folders_without_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DFT_CACHE")
+    monkeypatch.delenv("DFT_OUTPUT")
+    root = Path(store.__file__).parents[1]
+    assert store.cache_folder() == root / ".cache"
+    assert store.output_folder() == root
+    assert "DFT_CACHE" not in os.environ
+
+
+def test_a_cached_file_says_what_it_is() -> None:
+    store.tensors("kind", {"n": 3}, Maker().tensors)
+    (file,) = store.cache_folder().rglob("*.safetensors")
+    length = int.from_bytes(file.read_bytes()[:8], "little")
+    header = json.loads(file.read_bytes()[8 : 8 + length])
+    assert json.loads(header["__metadata__"]["key"]) == {"n": 3}
