@@ -6,7 +6,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -76,14 +76,25 @@ def load_profile(name: str, **overrides: Any) -> Profile:
         raise DataError(f"Profile '{name}' lacks {', '.join(missing)}: add them to {path}.")
     for f in fields(Profile):
         values[f.name] = _typed(f.name, values[f.name], f.type)
+    if values["precision"] not in ("auto", "float32", "bfloat16"):
+        raise DataError(f"Parameter 'precision' must be auto, float32 or bfloat16, not {values['precision']!r}.")
     return Profile(**values)
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
     if str(kind).startswith("tuple"):
-        return tuple(value) if isinstance(value, list | tuple) else (value,)
+        item, *others = get_args(kind)
+        values = tuple(value) if isinstance(value, list | tuple) else (value,)
+        if not all(type(v) is item for v in values) or (... not in others and len(values) != 1 + len(others)) or not values:
+            raise DataError(f"Parameter '{name}' must be {kind}, not {value!r}.")
+        return values
     try:
-        return kind(value)
+        typed = kind(value)
+        if (kind in (int, bool) and typed != value and str(typed) != value) or (
+            kind in (int, float) and not 0 <= typed < float("inf")
+        ):
+            raise ValueError
+        return typed
     except (TypeError, ValueError):
         raise DataError(f"Parameter '{name}' must be {kind.__name__}, not {value!r}.") from None
 
@@ -116,6 +127,8 @@ def device_of(profile: Profile) -> torch.device:
     name = profile.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.split(":")[0] not in ("cpu", "cuda"):
+        raise DataError(f"Parameter 'device' is '{name}': set it to 'auto', 'cpu', 'cuda' or 'cuda:1'.")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise DataError(f"Parameter 'device' is '{name}', but torch sees no CUDA device: set device to 'cpu' or 'auto'.")
     return torch.device(name)

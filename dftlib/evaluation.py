@@ -49,7 +49,8 @@ def best_threshold(scores: Floats, labels: NDArray[np.int64]) -> float:
     ranked, truth = scores[order], labels[order]
     # With k pictures called absent: right are the absent among the first k and the present among the rest.
     right = np.concatenate([[0], np.cumsum(truth == 0)]) + (truth == 1).sum() - np.concatenate([[0], np.cumsum(truth == 1)])
-    cuts = np.concatenate([[-np.inf], (ranked[:-1] + ranked[1:]) / 2, [np.inf]])
+    middle = (ranked[:-1] + ranked[1:]) / 2
+    cuts = np.concatenate([[-np.inf], np.where(middle < ranked[1:], middle, ranked[:-1]), [np.inf]])
     splits_ties = np.concatenate([[False], ranked[:-1] == ranked[1:], [False]])
     return float(cuts[np.argmax(np.where(splits_ties, -1, right))])
 
@@ -73,8 +74,8 @@ class ChannelStatistics:
 def match_channels(images: Pictures, own: ChannelStatistics, wanted: ChannelStatistics) -> Tensor:
     """The colour control: pictures uint8 n x 3 x H x W given the `wanted` mean and deviation of each channel, uint8."""
     gain = torch.from_numpy(wanted.deviation / np.maximum(own.deviation, 1e-9)).float().view(1, 3, 1, 1)
-    offset = torch.from_numpy(wanted.mean).view(1, 3, 1, 1) - gain * torch.from_numpy(own.mean).view(1, 3, 1, 1)
-    parts = [torch.as_tensor(np.array(batch)).float() * gain + offset.float() for batch in batches(images)]
+    centre, target = (torch.from_numpy(s.mean).float().view(1, 3, 1, 1) for s in (own, wanted))
+    parts = [(torch.as_tensor(np.array(batch)).float() - centre) * gain + target for batch in batches(images)]
     return torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])
 
 

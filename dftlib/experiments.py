@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -108,10 +109,21 @@ def body(profile: Profile) -> models.Backbone:
 
 
 @cache
+def _weights(profile: Profile) -> str:
+    """Hash of the weight file, where the backbone has one of the user's: another file is another classifier."""
+    if profile.backbone != "vggface":
+        return ""
+    body(profile)  # complains of a missing or damaged file in the kit's own words
+    with Path(profile.weights).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
 def features(profile: Profile, name: str, protocol: str) -> Tensor:
     """Backbone features of all pictures of a data set, n x F, computed once."""
     dataset = faces(profile, name, protocol)
-    key = {"backbone": profile.backbone, "pictures": hashlib.sha256(np.ascontiguousarray(dataset.images).data).hexdigest()}
+    pictures = hashlib.sha256(np.ascontiguousarray(dataset.images).data).hexdigest()
+    key = {"backbone": profile.backbone, "weights": _weights(profile), "pictures": pictures}
 
     def make() -> dict[str, Tensor]:
         return {"features": training.features(body(profile), dataset.images, device_of(profile))}
@@ -122,7 +134,8 @@ def features(profile: Profile, name: str, protocol: str) -> Tensor:
 def _training_key(profile: Profile, name: str, attribute: str, protocol: str, seed: int) -> dict[str, object]:
     kept = ("size", "backbone", "n_train", "n_val", "head_epochs", "head_learning_rate")
     numbers = {field: getattr(profile, field) for field in kept}
-    return {**numbers, "data": _signature(profile, name, protocol), "attribute": attribute, "seed": seed}
+    known = {"weights": _weights(profile), "data": _signature(profile, name, protocol)}
+    return {**numbers, **known, "attribute": attribute, "seed": seed}
 
 
 @cache
@@ -260,12 +273,14 @@ def _row(
     return {
         "table": cell.table, "data": cell.data, "model": cell.model, "attribute": cell.attribute,
         "backbone": profile.backbone, "protocol": cell.protocol, "box": profile.box, "weight": profile.weight,
+        "min_psnr": profile.min_psnr,
         "seed": cell.seed, "n_fit": len(train_y), "n_test": len(y),
         **{name: 100 * float(value) for name, value in percent.items()},
         "mcnemar_p": evaluation.mcnemar(right["before"], right["after"]),
         "auc_before": evaluation.roc_area(scores["before"], y), "auc_after": evaluation.roc_area(scores["after"], y),
         "psnr": float(scores["psnr"].mean()), "ssim": float(scores["ssim"].mean()),
-        "gap_closed": float((after - before) / (oracle - before)) if cell.data != cell.model else float("nan"),
+        "gap_closed": float((after - before) / (oracle - before)) if oracle > before else float("nan"),
+        "gained": int((~right["before"] & right["after"]).sum()), "lost": int((right["before"] & ~right["after"]).sum()),
         "epoch": found.about["epoch"],
     }  # fmt: skip
 

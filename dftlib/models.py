@@ -6,7 +6,6 @@ perturbation is always learned in the units of the picture.
 
 import hashlib
 import json
-import pickle
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -125,9 +124,12 @@ def _vggface_state(path: Path, template: dict[str, Tensor]) -> dict[str, Tensor]
             for name, layer in zip(names, dict.fromkeys(k.rsplit(".", 1)[0] for k in template), strict=True)
             for kind, ours in (("weight", f"{layer}.weight"), ("bias", f"{layer}.bias"))
         }
-    except (KeyError, RuntimeError, EOFError, AttributeError, TypeError, pickle.UnpicklingError) as error:
-        raise DataError(f"{path} is not a VGGFace weight file ({type(error).__name__}: {error}): fetch {VGGFACE_URL}.") from None
+    except Exception as error:  # torch's reader raises whatever a damaged file makes it stumble over, in many lines
+        missing = f" (it has no {error.args[0]})" if isinstance(error, KeyError) and error.args else ""
+        raise DataError(f"{path} is not a VGGFace weight file{missing}: fetch {VGGFACE_URL}.") from None
     for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise DataError(f"{path} is not a VGGFace weight file ({name} is no tensor): fetch {VGGFACE_URL}.")
         if tensor.shape != template[name].shape:
             raise DataError(
                 f"{path}: {name} has shape {tuple(tensor.shape)}, not {tuple(template[name].shape)}: fetch {VGGFACE_URL}."

@@ -34,8 +34,8 @@ def atanh(images: Tensor, n: Tensor) -> Tensor:
     Written as X g / (1 + X (g - 1)) with g = exp(2N): the same function, finite at X = 0 and 1, and with no transcendental
     function of the batch. N adds to the log-odds of a pixel: it multiplies X / (1 - X) by g.
     """
-    odds = torch.exp(2 * n)
-    return images * odds / (1 + images * (odds - 1))
+    lit = images * torch.exp(2 * n.clamp(-40, 40))
+    return lit / (1 - images + lit)
 
 
 def clip(images: Tensor, n: Tensor) -> Tensor:
@@ -68,6 +68,9 @@ class Settings:
     def __post_init__(self) -> None:
         if self.box not in BOXES:
             raise DataError(f"There is no box map '{self.box}': choose one of {', '.join(BOXES)}.")
+        for name in ("batch_size", "inner_steps", "epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise DataError(f"Parameter '{name}' must be 1 or more, not {getattr(self, name)}.")
         if self.distance not in ("mean", "sum"):
             raise DataError(f"There is no distance '{self.distance}': choose 'mean' or 'sum'.")
         if self.optimiser not in ("adam", "steepest"):
@@ -104,8 +107,9 @@ class Perturbation:
     def save(self, path: str | Path) -> None:
         """Writes `path` (safetensors with its metadata) and, beside it, the picture as PNG; each whole or not at all."""
         path = Path(path)
+        said = json.dumps({"box": self.box, "about": self.about}, sort_keys=True)
         with whole(path) as temporary:
-            save_file({"n": self.n.contiguous()}, temporary, {"box": self.box, "about": json.dumps(self.about, sort_keys=True)})
+            save_file({"n": self.n.contiguous()}, temporary, {"perturbation": said})  # one key: several are written in any order
         with whole(path.with_suffix(".png")) as temporary:
             Image.fromarray(self.picture().permute(1, 2, 0).numpy()).save(temporary)
 
@@ -115,10 +119,18 @@ class Perturbation:
         try:
             with safe_open(path, "pt") as file:
                 meta, n = file.metadata() or {}, file.get_tensor("n")
-            loaded = Perturbation(n, meta["box"], json.loads(meta["about"]))
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            said = json.loads(meta["perturbation"])
+            loaded = Perturbation(n, said["box"], said["about"])
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
             raise DataError(f"{path} is not a saved perturbation ({error}): name a file that Perturbation.save wrote.") from None
-        if loaded.box not in BOXES or n.dtype != torch.float32 or n.ndim != 3 or not n.isfinite().all():
+        if (
+            loaded.box not in BOXES
+            or n.dtype != torch.float32
+            or n.ndim != 3
+            or not n.numel()
+            or not n.isfinite().all()
+            or not isinstance(loaded.about, dict)
+        ):
             raise DataError(f"{path} holds no valid perturbation: fit it again.")
         return loaded
 
@@ -184,7 +196,7 @@ def fit(
     if len(labels.unique()) < 2:
         raise DataError("The fitting pictures have one class only: a perturbation needs labelled pictures of each class.")
     device, box = classifier.device, BOXES[settings.box]
-    images, labels = torch.as_tensor(np.array(images)).to(device), labels.to(device)
+    images, labels = torch.as_tensor(np.array(images) if isinstance(images, np.ndarray) else images).to(device), labels.to(device)
     n = torch.zeros((1, *images.shape[1:]), device=device, requires_grad=True)
     steps = -(-len(images) // settings.batch_size) * settings.inner_steps
     optimiser, schedule = _optimiser(n, settings, settings.epochs * steps)

@@ -33,7 +33,9 @@ def train_nnet(
     """
     config.seed_all(seed)
     head = nnet(train.shape[1])
-    mean, deviation = train.mean(0), train.std(0) + 1e-6
+    mean, deviation = train.mean(0), train.std(0)
+    # A feature that never moves in training (a dead ReLU) gets weight 0: divided by nearly nothing it would decide alone.
+    deviation[deviation <= 1e-6 * train.abs().amax(0)] = torch.inf
     x, val_x = (train - mean) / deviation, (val - mean) / deviation
     _descend(head, lambda rows: x[rows], labels, lambda: head(val_x).argmax(1), val_labels, epochs, learning_rate, seed)
     first = head[0]
