@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -218,6 +219,16 @@ def outcome(profile: Profile, cell: Cell) -> Outcome:
     return Outcome(cell, row, y, scores["before"], scores["after"], test, found)
 
 
+def unperturbed(profile: Profile, cell: Cell, model: str, rows: NDArray[np.int64]) -> Tensor:
+    """Scores n x 2 of rows of the cell's data as they are, by the classifier trained on `model`; from features where kept."""
+    net = classifier(profile, model, cell.attribute, cell.protocol, cell.seed)
+    if profile.backbone == "convnet":
+        return net.scores(faces(profile, cell.data, cell.protocol).images[rows])
+    with torch.inference_mode():
+        kept = features(profile, cell.data, cell.protocol)[rows].to(net.device)
+        return cast(Tensor, cast(nn.Module, net.net.head)(kept)).softmax(1).cpu()
+
+
 def _scores(profile: Profile, cell: Cell, found: Perturbation, test: NDArray[np.int64]) -> dict[str, Tensor]:
     data, source = faces(profile, cell.data, cell.protocol), faces(profile, cell.model, cell.protocol)
     model = classifier(profile, cell.model, cell.attribute, cell.protocol, cell.seed)
@@ -229,12 +240,13 @@ def _scores(profile: Profile, cell: Cell, found: Perturbation, test: NDArray[np.
     cpu = torch.device("cpu")
     pairs = [(to_float(a, cpu), to_float(b, cpu)) for a, b in zip(batches(images), batches(tuned), strict=True)]
     return {
-        "before": model.scores(images),
+        "before": unperturbed(profile, cell, cell.model, test),
+        "oracle": unperturbed(profile, cell, cell.data, test),
         "after": model.scores(tuned),
         "after_8bit": model.scores(rounded),
         "after_jpeg95": model.scores(evaluation.jpeg(rounded, 95)),
         "colour": model.scores(evaluation.match_channels(images, own, wanted)),
-        "train": model.scores(data.images[train]),
+        "train": unperturbed(profile, cell, cell.model, train),
         "train_colour": model.scores(evaluation.match_channels(data.images[train], own, wanted)),
         "psnr": torch.cat([similarity.psnr(a, b) for a, b in pairs]),
         "ssim": torch.cat([similarity.ssim(a, b) for a, b in pairs]),
@@ -252,9 +264,7 @@ def _row(
     right = {name: scores[name].argmax(1).numpy() == y for name in ("before", "after")}
     intervals = {name: evaluation.wilson(right[name]) for name in right}
     rise = evaluation.rise_interval(right["before"], right["after"], subjects)
-    own = classifier(profile, cell.data, cell.attribute, cell.protocol, cell.seed)
-    test = rows_of(profile, cell.data, cell.attribute, "test", cell.protocol, cell.seed)
-    oracle = evaluation.accuracy(own.scores(faces(profile, cell.data, cell.protocol).images[test]), y)
+    oracle = evaluation.accuracy(scores["oracle"], y)
     before, after = right["before"].mean(), right["after"].mean()
     percent = {
         "before": before, "before_lo": intervals["before"][0], "before_hi": intervals["before"][1],

@@ -8,6 +8,7 @@ spread, + 1.5 with make-up - 1.2 with glasses + normal noise of spread 0.5; pres
 `Bushy Eyebrows` and `Pale Skin` are thresholds on the drawn thickness and the drawn melanin.
 """
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dftlib import config
+from dftlib import config, store
 from dftlib.datasets.base import ATTRIBUTES, FaceDataset
 
 CHUNK = 16  # faces painted at once: larger tensors fall out of the processor's cache and take longer
@@ -357,8 +358,16 @@ def draw(
 
 def load(style: str, size: int, seed: int, subjects: int = 500, per_subject: int = 6) -> FaceDataset:
     """The set `style` with 60 % of its people in train, 20 % in val and 20 % in test."""
-    pictures, labels, who = draw(style, subjects, per_subject, size, seed)
+
+    def make() -> dict[str, Tensor]:
+        pictures, labels, _ = draw(style, subjects, per_subject, size, seed)
+        return {"pictures": pictures, "labels": torch.from_numpy(labels.to_numpy())}
+
+    drawn = store.tensors("synthetic", {"arguments": (style, size, seed, subjects, per_subject)}, make, (sys.modules[__name__],))
+    labels = pd.DataFrame(drawn["labels"].numpy(), columns=pd.Index(ATTRIBUTES))
+    people = np.array([f"{style}-{i:04d}" for i in range(subjects)])
     order = config.rng(style, "split", seed).permutation(subjects)
     split = np.array(["train", "val", "test"])[np.digitize(order / subjects, [0.6, 0.8])]
-    files = np.array([f"{name}-{i % per_subject}" for i, name in enumerate(who)])
-    return FaceDataset(style, pictures.numpy(), labels, who, np.repeat(split, per_subject), files)
+    files = np.array([f"{name}-{i}" for name in people for i in range(per_subject)])
+    who, split = np.repeat(people, per_subject), np.repeat(split, per_subject)
+    return FaceDataset(style, drawn["pictures"].numpy(), labels, who, split, files)
