@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -46,7 +46,7 @@ class Outcome:
     """A cell, measured on its test pictures: scores n x 2 before and after, labels n, and the row of the table."""
 
     cell: Cell
-    row: dict[str, object]
+    row: dict[str, Any]
     labels: NDArray[np.int64]
     before: Tensor
     after: Tensor
@@ -255,7 +255,7 @@ def _scores(profile: Profile, cell: Cell, found: Perturbation, test: NDArray[np.
 
 def _row(
     profile: Profile, cell: Cell, found: Perturbation, scores: dict[str, Tensor], y: NDArray[np.int64], subjects: NDArray[np.str_]
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """The row of section 'Results' of the README: accuracies and intervals in percent, PSNR in dB, ROC areas in [0, 1]."""
     train_y = labels_of(profile, cell.data, cell.attribute, fit_rows(profile, cell), cell.protocol).numpy()
     present = {name: scores[name][:, 1].double().numpy() for name in ("before", "colour", "train", "train_colour")}

@@ -1,0 +1,72 @@
+"""The notebooks as documents: thin, with outputs that nbval can compare, and deaf to parameters that nobody knows."""
+
+import ast
+import shutil
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+import yaml
+
+from dftlib.config import PROFILES, ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def code(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_is_thin_and_has_parameters(path: Path) -> None:
+    cells = code(path)
+    assert [i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])] == [0]
+    for node in ast.walk(ast.parse("\n".join(cell.source for cell in cells))):
+        assert not isinstance(node, ast.ClassDef), "a class belongs in dftlib"
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 5, f"{node.name} belongs in dftlib"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_stores_outputs_that_can_be_compared(path: Path) -> None:
+    """nbval passes a notebook without outputs: it then compares nothing."""
+    cells = code(path)
+    assert all(cell.execution_count for cell in cells)
+    assert not [o for cell in cells for o in cell.outputs if o.output_type in ("error",)]
+    compared = [cell for cell in cells if "nbval-ignore-output" not in cell.metadata.get("tags", [])]
+    said = "".join(o.text for cell in compared for o in cell.outputs if o.output_type == "stream")
+    assert said.count("PASS") >= 5
+    assert "SKIP" not in said, "run it again with its results stored, so that they are compared"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_holds_no_path_of_a_machine(path: Path) -> None:
+    assert not [word for word in ("/home/", "/root/", "/tmp/", str(ROOT)) if word in path.read_text()]
+
+
+def test_an_unknown_papermill_parameter_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(papermill.PapermillExecutionError, match="Unknown parameter 'wieght'; did you mean 'weight'"):
+        papermill.execute_notebook(NOTEBOOKS[0], tmp_path / "out.ipynb", {"wieght": 3}, progress_bar=False, log_output=False)
+
+
+def test_every_profile_is_a_papermill_parameter_file() -> None:
+    for path in PROFILES.glob("*.yaml"):
+        assert yaml.safe_load(path.read_text())["profile"] == path.stem
+
+
+def test_a_result_that_left_its_tolerance_fails_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check cell of a notebook, fed with a stored table that says otherwise, stops the run."""
+    for name in ("dftlib", "notebooks", "results"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    table = tmp_path / "results" / "demo" / "data_summary.csv"
+    lines = table.read_text().splitlines()
+    pictures = lines[0].split(",").index("pictures")
+    row = lines[1].split(",")
+    row[pictures] = str(int(row[pictures]) + 1)
+    table.write_text("\n".join([lines[0], ",".join(row), *lines[2:]]) + "\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(papermill.PapermillExecutionError, match="FAIL data_summary: pictures differs"):
+        papermill.execute_notebook(
+            tmp_path / "notebooks" / "00_data.ipynb", tmp_path / "out.ipynb", progress_bar=False, log_output=False
+        )
