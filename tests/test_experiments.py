@@ -18,13 +18,13 @@ CACHED = (experiments.faces, experiments.features, experiments.classifier, exper
 
 
 @pytest.fixture(scope="module")
-def profile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Profile]:
+def profile(scratch: Path) -> Iterator[Profile]:
     def few(name: str, root: str, size: int, protocol: str, seed: int) -> FaceDataset:
         return synthetic.load(name, size, seed, subjects=60, per_subject=2)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiments, "load_dataset", few)
-        patch.setenv("DFT_CACHE", str(tmp_path_factory.mktemp("cells")))
+        patch.setenv("DFT_CACHE", str(scratch / "cache"))
         for kept in CACHED:
             kept.cache_clear()
         yield load_profile("demo", epochs=2, batch_size=30, head_epochs=5)
@@ -142,7 +142,7 @@ def test_classifiers_at_home_and_away(profile: Profile) -> None:
     accuracy = experiments.classifier_accuracy(replace(profile, head_epochs=1))
     gender = accuracy.query("attribute == 'Gender'")
     assert len(gender) == 18  # two backbones, three models, three data sets
-    assert accuracy.eval("accuracy_lo <= accuracy <= accuracy_hi").all()
+    assert accuracy["accuracy"].between(accuracy["accuracy_lo"], accuracy["accuracy_hi"]).all()
 
 
 def test_a_vanished_weight_file_is_said(tmp_path: Path) -> None:

@@ -361,7 +361,7 @@ def load(style: str, size: int, seed: int, subjects: int = 500, per_subject: int
 
     def make() -> dict[str, Tensor]:
         pictures, labels, _ = draw(style, subjects, per_subject, size, seed)
-        return {"pictures": pictures, "labels": torch.from_numpy(labels.to_numpy())}
+        return {"pictures": pictures, "labels": torch.tensor(labels.to_numpy())}
 
     drawn = store.tensors("synthetic", {"arguments": (style, size, seed, subjects, per_subject)}, make, (sys.modules[__name__],))
     labels = pd.DataFrame(drawn["labels"].numpy(), columns=pd.Index(ATTRIBUTES))
