@@ -282,7 +282,7 @@ def rise(table: pd.DataFrame, note: str = "") -> Figure:
     for column in ("protocol", "seed"):
         if table[column].nunique() > 1:
             names += f", {column} " + table[column].astype(str)
-    paper = {"published_before", "published_after"} <= set(table)
+    paper = {"published_before", "published_after"} <= set(table) and bool(table["published_before"].notna().any())
     y = np.arange(len(table))
     with _sheet(PAGE, 1.0 + (0.32 if paper else 0.24) * len(table), note) as figure:
         ax = figure.subplots()
