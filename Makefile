@@ -4,7 +4,6 @@ DATA ?=
 PYTHON ?= python3
 BIN := .venv/bin
 
-export MPLBACKEND := Agg
 export PYTHONHASHSEED := 0
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
