@@ -27,7 +27,7 @@ def profile(scratch: Path) -> Iterator[Profile]:
         patch.setenv("DFT_CACHE", str(scratch / "cache"))
         for kept in CACHED:
             kept.cache_clear()
-        yield load_profile("demo", epochs=2, batch_size=30, head_epochs=5)
+        yield load_profile("demo", n_fit=60, epochs=2, batch_size=30, head_epochs=5)
         for kept in CACHED:
             kept.cache_clear()
 
