@@ -185,8 +185,9 @@ def fit(
     settings: Settings = Settings(),
     seed: int = 0,
     checkpoint: Path | None = None,
+    start: Tensor | None = None,
 ) -> Perturbation:
-    """The perturbation found from N = 0, of the epoch with the best validation accuracy (first of equals).
+    """The perturbation found from N = 0 (or `start`, 3 x H x W), of the epoch best on validation (first of equals).
 
     images n x 3 x H x W (uint8, or float in [0, 1]) with labels n (int64 class indices); the same for validation. Every
     batch is drawn once an epoch and takes `inner_steps` steps before the next. `checkpoint` names a file in which each
@@ -197,7 +198,7 @@ def fit(
         raise DataError("The fitting pictures have one class only: a perturbation needs labelled pictures of each class.")
     device, box = classifier.device, BOXES[settings.box]
     images, labels = torch.as_tensor(np.array(images) if isinstance(images, np.ndarray) else images).to(device), labels.to(device)
-    n = torch.zeros((1, *images.shape[1:]), device=device, requires_grad=True)
+    n = (torch.zeros(images.shape[1:]) if start is None else start.clone())[None].to(device).requires_grad_()
     steps = -(-len(images) // settings.batch_size) * settings.inner_steps
     optimiser, schedule = _optimiser(n, settings, settings.epochs * steps)
     history: list[dict[str, float]] = []

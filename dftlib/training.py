@@ -25,21 +25,37 @@ def features(body: Backbone, images: Pictures, device: torch.device) -> Tensor:
 
 
 def train_nnet(
-    train: Tensor, labels: Tensor, val: Tensor, val_labels: Tensor, epochs: int = 20, learning_rate: float = 0.005, seed: int = 0
+    train: Tensor,
+    labels: Tensor,
+    val: Tensor,
+    val_labels: Tensor,
+    epochs: int = 20,
+    learning_rate: float = 0.005,
+    seed: int = 0,
+    start: nn.Sequential | None = None,
+    scale: Tensor | None = None,
 ) -> nn.Sequential:
     """NNET trained with Adam and cross-entropy on features n x F with labels n (int64); the best epoch on validation is kept.
 
     Features are divided by their deviation over the training set inside the first layer, so the head takes raw features.
+    Model fine-tuning: training goes on from the head `start`, and `scale` are the features it was first trained on, whose
+    mean and deviation it keeps (those of a few new pictures say little).
     """
     config.seed_all(seed)
-    head = nnet(train.shape[1])
-    mean, deviation = train.mean(0), train.std(0)
+    head = copy.deepcopy(start) if start else nnet(train.shape[1])
+    scale = train if scale is None else scale
+    mean, deviation = scale.mean(0), scale.std(0)
     # A feature that never moves in training (a dead ReLU) gets weight 0: divided by nearly nothing it would decide alone.
-    deviation[deviation <= 1e-6 * train.abs().amax(0)] = torch.inf
+    dead = deviation <= 1e-6 * scale.abs().amax(0)
+    deviation[dead] = torch.inf
     x, val_x = (train - mean) / deviation, (val - mean) / deviation
-    _descend(head, lambda rows: x[rows], labels, lambda: head(val_x).argmax(1), val_labels, epochs, learning_rate, seed)
     first = head[0]
     assert isinstance(first, nn.Linear)
+    if start:
+        with torch.no_grad():
+            first.bias.add_(first.weight @ mean)
+            first.weight.mul_(deviation.where(~dead, 0))
+    _descend(head, lambda rows: x[rows], labels, lambda: head(val_x).argmax(1), val_labels, epochs, learning_rate, seed)
     with torch.no_grad():
         first.weight.div_(deviation)
         first.bias.sub_(first.weight @ mean)
@@ -56,14 +72,18 @@ def train_network(
     learning_rate: float,
     seed: int,
     device: torch.device,
+    fresh: bool = True,
+    dtype: torch.dtype = torch.float32,
 ) -> AttributeNet:
-    """A whole network trained from scratch on pictures n x 3 x H x W (uint8); the best epoch on validation is kept.
+    """A whole network trained on pictures n x 3 x H x W (uint8), in place; the best epoch on validation is kept.
 
-    Pictures are mirrored at random, as every training from scratch on faces does.
+    From scratch, or, where `fresh` is false, from the weights it has (model fine-tuning of all layers). Pictures are mirrored
+    at random, as every training on faces does. Weights stay float32; `dtype` is that of their products (autocast).
     """
     config.seed_all(seed)
+    net.requires_grad_(True)
     for module in net.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
+        if fresh and isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
             module.reset_parameters()
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     train, val = (torch.as_tensor(np.array(part)).to(device) for part in (images, val_images))
@@ -73,8 +93,9 @@ def train_network(
         flip = torch.rand(len(x), generator=torch.Generator().manual_seed(int(rows[0]))).to(device) < 0.5
         return torch.where(flip.view(-1, 1, 1, 1), x.flip(3), x)
 
-    _descend(net, mirrored, labels.to(device), lambda: torch.cat([net(to_float(b, device)).argmax(1) for b in batches(val)]),
-             val_labels.to(device), epochs, learning_rate, seed)  # fmt: skip
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        _descend(net, mirrored, labels.to(device), lambda: torch.cat([net(to_float(b, device)).argmax(1) for b in batches(val)]),
+                 val_labels.to(device), epochs, learning_rate, seed)  # fmt: skip
     return net
 
 
