@@ -52,6 +52,10 @@ class Profile:
     inner_steps: int  # optimiser steps on one batch before the next is drawn
     epochs: int
     patience: int  # epochs without a better validation accuracy before the fit stops
+    label_budgets: tuple[int, ...]  # labelled pictures that notebook 04 goes through
+    label_draws: int  # times that each budget is drawn anew
+    frontier_weights: tuple[float, ...]  # of the averaged distance, in notebook 05
+    frontier_limits: tuple[float, ...]  # decibels, beside min_psnr itself
     precision: str  # 'auto' | 'float32' | 'bfloat16'
     device: str  # 'auto' | 'cpu' | 'cuda' | 'cuda:1' …
 

@@ -1,7 +1,8 @@
 """What a perturbation did, honestly: accuracy with intervals, paired tests, and the cheaper remedies beside it."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from dftlib import config
 from dftlib.classifiers import Pictures, batches
+from dftlib.perturbation import Perturbation
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -30,17 +32,63 @@ def mcnemar(before: Bools, after: Bools) -> float:
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
-def rise_interval(before: Bools, after: Bools, subjects: NDArray[np.str_], draws: int = 2000) -> tuple[float, float]:
-    """95 % interval of the rise in accuracy, as fractions, from a bootstrap that draws people, not pictures.
+def people_drawn(subjects: NDArray[np.str_], draws: int = 1000) -> Floats:
+    """A bootstrap that draws people, not pictures: draws x n, how often each picture counts in each draw.
 
     One person's pictures are right or wrong together, so an interval that counts them as independent is too narrow.
     """
     people, index = np.unique(subjects, return_inverse=True)
-    change = np.bincount(index, after.astype(float) - before)
-    count = np.bincount(index)
-    drawn = config.rng("bootstrap").integers(0, len(people), (draws, len(people)))
-    low, high = np.quantile(change[drawn].sum(1) / count[drawn].sum(1), (0.025, 0.975))
+    times = config.rng("bootstrap").multinomial(len(people), np.full(len(people), 1 / len(people)), draws)
+    return times[:, index].astype(np.float64)
+
+
+def interval(statistic: Floats) -> tuple[float, float]:
+    """The middle 95 % of a statistic over the draws of a bootstrap (draws in which it is undefined are left out)."""
+    low, high = np.nanquantile(statistic, (0.025, 0.975))
     return float(low), float(high)
+
+
+def share(right: NDArray[Any], drawn: Floats) -> Floats:
+    """Mean of `right`, n values, in each draw."""
+    return cast(Floats, drawn @ right / drawn.sum(1))
+
+
+def gain(better: Bools, worse: Bools, drawn: Floats) -> Floats:
+    """How far one accuracy is above another on the same pictures, in each draw."""
+    return share(better.astype(float) - worse, drawn)
+
+
+def compared(before: Bools, after: Bools, subjects: NDArray[np.str_]) -> dict[str, float]:
+    """Accuracy before and after with Wilson intervals and the rise with that of a bootstrap over people, all in percent.
+
+    Beside them `gained` and `lost`, the pictures set right and set wrong, and the exact McNemar p of the two counts.
+    """
+    rise = interval(gain(after, before, people_drawn(subjects)))
+    limits = {"before": wilson(before), "after": wilson(after), "rise": rise}
+    means = {"before": before.mean(), "after": after.mean(), "rise": after.mean() - before.mean()}
+    percent = {
+        f"{name}{ending}": 100 * float(value)
+        for name, mean in means.items()
+        for ending, value in zip(("", "_lo", "_hi"), (mean, *limits[name]), strict=True)
+    }
+    gained, lost = int((~before & after).sum()), int((before & ~after).sum())
+    return {**percent, "gained": gained, "lost": lost, "mcnemar_p": mcnemar(before, after)}
+
+
+def balanced_share(right: Bools, labels: NDArray[np.int64], drawn: Floats) -> Floats:
+    """Balanced accuracy in each draw."""
+    with np.errstate(invalid="ignore"):  # a draw may hold one class only
+        return (share(right[labels == 0], drawn[:, labels == 0]) + share(right[labels == 1], drawn[:, labels == 1])) / 2
+
+
+def area(scores: Floats, labels: NDArray[np.int64], drawn: Floats) -> Floats:
+    """Area under the ROC curve of n scores in each draw: the share of pairs of both classes in the right order, ties half."""
+    order = np.argsort(scores, kind="stable")
+    ties = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+    present, absent = (np.add.reduceat(drawn[:, order] * (labels[order] == label), ties, axis=1) for label in (1, 0))
+    below = absent.cumsum(1) - absent / 2
+    with np.errstate(invalid="ignore"):
+        return cast(Floats, (present * below).sum(1) / (present.sum(1) * absent.sum(1)))
 
 
 def best_threshold(scores: Floats, labels: NDArray[np.int64]) -> float:
@@ -77,6 +125,30 @@ def match_channels(images: Pictures, own: ChannelStatistics, wanted: ChannelStat
     centre, target = (torch.from_numpy(s.mean).float().view(1, 3, 1, 1) for s in (own, wanted))
     parts = [(torch.as_tensor(np.array(batch)).float() - centre) * gain + target for batch in batches(images)]
     return torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])
+
+
+def mean_picture(images: Pictures) -> Tensor:
+    """The mean of pictures uint8 n x 3 x H x W: float32 3 x H x W in [0, 1]."""
+    total = sum(torch.as_tensor(np.array(batch)).double().sum(0) for batch in batches(images))
+    return (cast(Tensor, total) / (255 * len(images))).float()
+
+
+def controls_on(found: Perturbation, seed: int) -> dict[str, Perturbation]:
+    """What should do nothing if N fits these pictures: its sign flipped, its pixels shuffled, noise of equal norm.
+
+    `moved_1` and `moved_2` move N by so many pixels right and down: they tell how well the pictures must be aligned.
+    """
+    n, draw = found.n, config.rng(seed, "controls")
+    pixels = torch.from_numpy(draw.permutation(n[0].numel()))
+    noise = torch.from_numpy(draw.standard_normal(n.shape)).float()
+    changed = {
+        "flipped": -n,
+        "scrambled": n.flatten(1)[:, pixels].view_as(n),
+        "moved_1": n.roll((1, 1), (1, 2)),
+        "moved_2": n.roll((2, 2), (1, 2)),
+        "random": noise * n.norm() / noise.norm(),
+    }
+    return {name: replace(found, n=other) for name, other in changed.items()}
 
 
 def jpeg(images: Tensor, quality: int = 95) -> Tensor:

@@ -1,8 +1,8 @@
-"""The cells of the tables: what a notebook calls. Classifiers, perturbations and scores are kept, so a cell is paid once."""
+"""The cells of the tables, fitted and measured. Classifiers, perturbations and scores are kept, so a cell is paid once."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from dftlib import classifiers, evaluation, figures, models, perturbation, similarity, store, training
-from dftlib.classifiers import TorchClassifier, batches, to_float
+from dftlib import classifiers, evaluation, models, perturbation, similarity, store, training
+from dftlib.classifiers import Pictures, TorchClassifier, batches, to_float
 from dftlib.config import ROOT, Profile, device_of, dtype_of, rng
-from dftlib.datasets import SPLITS, FaceDataset, load_dataset, require_two_classes
-from dftlib.evaluation import ChannelStatistics
-from dftlib.perturbation import BOXES, Perturbation, Settings
+from dftlib.datasets import FaceDataset, load_dataset, require_two_classes
+from dftlib.evaluation import Bools, ChannelStatistics
+from dftlib.perturbation import Perturbation, Settings
 
 ROLES = ("LFW", "CelebA", "MUCT")  # the paper's data sets, in the order of Profile.datasets
 SCRATCH: dict[str, Any] = {
@@ -27,6 +27,12 @@ SCRATCH: dict[str, Any] = {
     "head_epochs": 10,
     "head_learning_rate": 0.001,
 }  # at the 0.005 of NNET it trains unsteadily
+
+
+# Beside each perturbation: remedies on the answers and on the pictures; and, for the main cells, what N itself must beat.
+REMEDIES = ("trivial", "threshold", "colour", "colour_threshold", "mean_picture")
+ON_N = ("shuffled", "flipped", "scrambled", "moved_1", "moved_2", "random")
+GAINS = (0.25, 0.5, 0.75, 1.0)  # of the difference of the mean pictures
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A cell, measured on its test pictures: scores n x 2 before and after, labels n, and the row of the table."""
+    """A cell, measured on its test pictures: scores n x 2 before and after, labels n, and the row of the table.
+
+    `scores` are those of every stage and control (`_scores`); `right` says which of the n pictures each gets right.
+    """
 
     cell: Cell
     row: dict[str, Any]
@@ -56,6 +65,8 @@ class Outcome:
     after: Tensor
     test_rows: NDArray[np.int64]
     perturbation: Perturbation
+    scores: dict[str, Tensor]
+    right: dict[str, Bools]
 
 
 def published() -> pd.DataFrame:
@@ -75,6 +86,11 @@ def cells(profile: Profile, *tables: int) -> list[Cell]:
         for protocol, seed in runs if row["attribute"] == "Gender" else runs[:1]:
             found.append(Cell(row["table"], row["attribute"], names[row["data"]], names[row["model_trained_on"]], protocol, seed))
     return found
+
+
+def main(profile: Profile, *tables: int) -> list[Cell]:
+    """The cells of these tables with the first protocol and seed."""
+    return [c for c in cells(profile, *tables) if (c.protocol, c.seed) == (profile.protocols[0], profile.seeds[0])]
 
 
 @cache
@@ -181,7 +197,15 @@ def fit_rows(profile: Profile, cell: Cell) -> NDArray[np.int64]:
     return _some(rows, profile.n_fit, rng(cell.seed, cell.data, "fit"))
 
 
-def _fit_key(profile: Profile, cell: Cell) -> dict[str, object]:
+def val_rows(profile: Profile, cell: Cell) -> NDArray[np.int64]:
+    return rows_of(profile, cell.data, cell.attribute, "val", cell.protocol, cell.seed)
+
+
+def test_rows(profile: Profile, cell: Cell) -> NDArray[np.int64]:
+    return rows_of(profile, cell.data, cell.attribute, "test", cell.protocol, cell.seed)
+
+
+def fit_key(profile: Profile, cell: Cell) -> dict[str, object]:
     device = device_of(profile)
     return {
         "model": _training_key(profile, cell.model, cell.attribute, cell.protocol, cell.seed),
@@ -196,31 +220,66 @@ def _fit_key(profile: Profile, cell: Cell) -> dict[str, object]:
 CODE = (models, training, classifiers, perturbation)
 
 
-def fitted(profile: Profile, cell: Cell) -> Perturbation:
-    """The perturbation of a cell: from the cache, or fitted (a killed fit goes on after its last finished epoch)."""
-    path = store.cache_folder() / "perturbations" / f"{store.digest(_fit_key(profile, cell), CODE)}.safetensors"
+def fit_cell(
+    profile: Profile,
+    cell: Cell,
+    settings: Settings,
+    rows: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+    shuffled: bool = False,
+    **key: Any,
+) -> Perturbation:
+    """A perturbation for a cell: from the cache, or fitted (a killed fit goes on after its last finished epoch).
+
+    `rows` are the fitting and the validation pictures where they aren't the cell's own; `key` says in the cache what differs.
+    With `shuffled`, labels are dealt anew to the pictures, fitting and validation alike.
+    """
+    known = {**fit_key(profile, cell), "settings": asdict(settings), **({"shuffled": True} if shuffled else {}), **key}
+    path = store.cache_folder() / "perturbations" / f"{store.digest(known, CODE)}.safetensors"
     if not path.is_file():
         data = faces(profile, cell.data, cell.protocol)
-        fit, val = fit_rows(profile, cell), rows_of(profile, cell.data, cell.attribute, "val", cell.protocol, cell.seed)
-        y, val_y = (labels_of(profile, cell.data, cell.attribute, rows, cell.protocol) for rows in (fit, val))
+        fit, val = rows or (fit_rows(profile, cell), val_rows(profile, cell))
+        y, val_y = (labels_of(profile, cell.data, cell.attribute, part, cell.protocol) for part in (fit, val))
+        if shuffled:
+            draw = rng(cell.seed, "shuffled")
+            y, val_y = (labels[torch.from_numpy(draw.permutation(len(labels)))] for labels in (y, val_y))
         model = classifier(profile, cell.model, cell.attribute, cell.protocol, cell.seed)
         found = perturbation.fit(
-            model, data.images[fit], y, data.images[val], val_y, settings_of(profile), cell.seed, path.with_suffix(".part")
+            model, data.images[fit], y, data.images[val], val_y, settings, cell.seed, path.with_suffix(".part")
         )
         found.save(path)
     return Perturbation.load(path)
+
+
+def fitted(profile: Profile, cell: Cell) -> Perturbation:
+    """The perturbation of a cell under the profile's settings."""
+    return fit_cell(profile, cell, settings_of(profile))
 
 
 def outcome(profile: Profile, cell: Cell) -> Outcome:
     """The cell measured: fits what is missing, then scores every test picture before, after and under each control."""
     found = fitted(profile, cell)
     data = faces(profile, cell.data, cell.protocol)
-    test = rows_of(profile, cell.data, cell.attribute, "test", cell.protocol, cell.seed)
-    key = _fit_key(profile, cell)
-    scores = store.tensors("scores", key, lambda: _scores(profile, cell, found, test), (*CODE, evaluation, similarity))
+    test = test_rows(profile, cell)
+    key = fit_key(profile, cell)
+    scores = store.tensors("scores", key, lambda: _scores(profile, cell, found, test), (*CODE, evaluation))
+    scores |= store.tensors("distortion", key, lambda: _distortion(found, data.images[test]), (*CODE, similarity))
+    if cell in main(profile, cell.table):
+        null = fit_cell(profile, cell, settings_of(profile), shuffled=True)
+        model = classifier(profile, cell.model, cell.attribute, cell.protocol, cell.seed)
+
+        def controlled() -> dict[str, Tensor]:
+            others = {"shuffled": null, **evaluation.controls_on(found, cell.seed)}
+            return {name: under(model, n, data.images[test]) for name, n in others.items()}
+
+        scores |= store.tensors("controls", key, controlled, (*CODE, evaluation))
     y = labels_of(profile, cell.data, cell.attribute, test, cell.protocol).numpy()
-    row = _row(profile, cell, found, scores, y, data.subjects[test])
-    return Outcome(cell, row, y, scores["before"], scores["after"], test, found)
+    row, right = _row(profile, cell, found, scores, y, data.subjects[test])
+    return Outcome(cell, row, y, scores["before"], scores["after"], test, found, scores, right)
+
+
+def under(model: TorchClassifier, found: Perturbation, images: Pictures) -> Tensor:
+    """Scores n x 2 of perturbed pictures, a batch at a time."""
+    return torch.cat([model.scores(found.apply(batch)) for batch in batches(images)])
 
 
 def unperturbed(profile: Profile, cell: Cell, model: str, rows: NDArray[np.int64]) -> Tensor:
@@ -236,234 +295,106 @@ def unperturbed(profile: Profile, cell: Cell, model: str, rows: NDArray[np.int64
 def _scores(profile: Profile, cell: Cell, found: Perturbation, test: NDArray[np.int64]) -> dict[str, Tensor]:
     data, source = faces(profile, cell.data, cell.protocol), faces(profile, cell.model, cell.protocol)
     model = classifier(profile, cell.model, cell.attribute, cell.protocol, cell.seed)
-    train = fit_rows(profile, cell)
+    train, val = fit_rows(profile, cell), val_rows(profile, cell)
     source_rows = rows_of(profile, cell.model, cell.attribute, "train", cell.protocol, cell.seed)
     own, wanted = ChannelStatistics.of(data.images[train]), ChannelStatistics.of(source.images[source_rows])
+    mean = _mean_picture(profile, cell, model, evaluation.mean_picture(source.images[source_rows]))
     images = data.images[test]
-    tuned, rounded = found.apply(images), found.apply_uint8(images)
-    cpu = torch.device("cpu")
-    pairs = [(to_float(a, cpu), to_float(b, cpu)) for a, b in zip(batches(images), batches(tuned), strict=True)]
+    rounded = torch.cat([found.apply_uint8(batch) for batch in batches(images)])
     return {
         "before": unperturbed(profile, cell, cell.model, test),
         "oracle": unperturbed(profile, cell, cell.data, test),
-        "after": model.scores(tuned),
+        "after": under(model, found, images),
         "after_8bit": model.scores(rounded),
         "after_jpeg95": model.scores(evaluation.jpeg(rounded, 95)),
+        "after_jpeg75": model.scores(evaluation.jpeg(rounded, 75)),
         "colour": model.scores(evaluation.match_channels(images, own, wanted)),
+        "mean_picture": under(model, mean, images),
         "train": unperturbed(profile, cell, cell.model, train),
         "train_colour": model.scores(evaluation.match_channels(data.images[train], own, wanted)),
-        "psnr": torch.cat([similarity.psnr(a, b) for a, b in pairs]),
-        "ssim": torch.cat([similarity.ssim(a, b) for a, b in pairs]),
+        "val_before": unperturbed(profile, cell, cell.model, val),
+        "val_after": under(model, found, data.images[val]),
     }
+
+
+def _distortion(found: Perturbation, images: Pictures) -> dict[str, Tensor]:
+    pairs = ((to_float(batch, torch.device("cpu")), found.apply(batch)) for batch in batches(images))
+    both = [(similarity.psnr(a, b), similarity.ssim(a, b)) for a, b in pairs]
+    return {name: torch.cat(parts) for name, parts in zip(("psnr", "ssim"), zip(*both, strict=True), strict=True)}
+
+
+def _mean_picture(profile: Profile, cell: Cell, model: TorchClassifier, source: Tensor) -> Perturbation:
+    """The difference of the mean pictures, with that gain of `GAINS` which is right most often on fitting pictures."""
+    rows = _some(fit_rows(profile, cell), 500, rng(cell.seed, "gain"))
+    images = faces(profile, cell.data, cell.protocol).images
+    y = labels_of(profile, cell.data, cell.attribute, rows, cell.protocol).numpy()
+    difference = source - evaluation.mean_picture(images[fit_rows(profile, cell)])
+    tried = [Perturbation(gain * difference, "clip") for gain in GAINS]
+    return max(tried, key=lambda n: evaluation.accuracy(under(model, n, images[rows]), y))
 
 
 def _row(
     profile: Profile, cell: Cell, found: Perturbation, scores: dict[str, Tensor], y: NDArray[np.int64], subjects: NDArray[np.str_]
-) -> dict[str, Any]:
-    """The row of section 'Results' of the README: accuracies and intervals in percent, PSNR in dB, ROC areas in [0, 1]."""
+) -> tuple[dict[str, Any], dict[str, Bools]]:
+    """The row of section 'Results' of the README: accuracies and intervals in percent, PSNR in dB, ROC areas in [0, 1].
+
+    Beside it, which test pictures are right before, after and under each control.
+    """
     train_y = labels_of(profile, cell.data, cell.attribute, fit_rows(profile, cell), cell.protocol).numpy()
-    present = {name: scores[name][:, 1].double().numpy() for name in ("before", "colour", "train", "train_colour")}
+    present = {name: scores[name][:, 1].double().numpy() for name in ("before", "after", "colour", "train", "train_colour")}
     cut = evaluation.best_threshold(present["train"], train_y)
     colour_cut = evaluation.best_threshold(present["train_colour"], train_y)
-    right = {name: scores[name].argmax(1).numpy() == y for name in ("before", "after")}
-    intervals = {name: evaluation.wilson(right[name]) for name in right}
-    rise = evaluation.rise_interval(right["before"], right["after"], subjects)
-    oracle = evaluation.accuracy(scores["oracle"], y)
-    before, after = right["before"].mean(), right["after"].mean()
+    kept = ("train", "train_colour", "val_before", "val_after", "psnr", "ssim")
+    right = {name: s.argmax(1).numpy() == y for name, s in scores.items() if name not in kept} | {
+        "trivial": y == int(train_y.mean() >= 0.5),
+        "threshold": (present["before"] > cut) == y,
+        "colour_threshold": (present["colour"] > colour_cut) == y,
+    }
+    accuracy = {name: float(r.mean()) for name, r in right.items()}
+    before, after = accuracy["before"], accuracy["after"]
+    drawn = evaluation.people_drawn(subjects)
+    balanced = {stage: evaluation.balanced_share(right[stage], y, drawn) for stage in ("before", "after")}
+    areas = {stage: evaluation.area(present[stage], y, drawn) for stage in ("before", "after")}
+    best = max(REMEDIES, key=lambda name: accuracy[name])
+    val = val_rows(profile, cell)
+    val_y = labels_of(profile, cell.data, cell.attribute, val, cell.protocol).numpy()
+    was, now = (scores[f"val_{stage}"].argmax(1).numpy() == val_y for stage in ("before", "after"))
+    val_subjects = faces(profile, cell.data, cell.protocol).subjects[val]
+    val_rise = evaluation.interval(evaluation.gain(now, was, evaluation.people_drawn(val_subjects)))
+
+    def limits(name: str, found: tuple[float, float]) -> dict[str, float]:
+        return {f"{name}_lo": found[0], f"{name}_hi": found[1]}
+
     percent = {
-        "before": before, "before_lo": intervals["before"][0], "before_hi": intervals["before"][1],
-        "after": after, "after_lo": intervals["after"][0], "after_hi": intervals["after"][1],
-        "rise": after - before, "rise_lo": rise[0], "rise_hi": rise[1],
-        "trivial": (y == int(train_y.mean() >= 0.5)).mean(),
-        "threshold": ((present["before"] > cut) == y).mean(),
-        "colour": evaluation.accuracy(scores["colour"], y),
-        "colour_threshold": ((present["colour"] > colour_cut) == y).mean(),
+        **{name: accuracy[name] for name in REMEDIES},
+        "over_best": after - accuracy[best],
+        **limits("over_best", evaluation.interval(evaluation.gain(right["after"], right[best], drawn))),
+        **{name: accuracy.get(name, float("nan")) for name in ON_N},
         "balanced_before": evaluation.balanced_accuracy(scores["before"], y),
         "balanced_after": evaluation.balanced_accuracy(scores["after"], y),
-        "after_8bit": evaluation.accuracy(scores["after_8bit"], y),
-        "after_jpeg95": evaluation.accuracy(scores["after_jpeg95"], y),
-        "oracle": oracle,
+        **limits("balanced_rise", evaluation.interval(balanced["after"] - balanced["before"])),
+        **{name: accuracy[name] for name in ("after_8bit", "after_jpeg95", "after_jpeg75")},
+        "oracle": accuracy["oracle"],
+        **limits("val_rise", val_rise),
+        "after_gate": after if val_rise[0] > 0 else before,
     }  # fmt: skip
-    return {
+    row = {
         "table": cell.table, "data": cell.data, "model": cell.model, "attribute": cell.attribute,
         "backbone": profile.backbone, "protocol": cell.protocol, "box": profile.box, "weight": profile.weight,
         "min_psnr": profile.min_psnr,
-        "seed": cell.seed, "n_fit": len(train_y), "n_test": len(y),
+        "seed": cell.seed, "n_fit": len(train_y), "n_test": len(y), "people": len(np.unique(subjects)),
+        **evaluation.compared(right["before"], right["after"], subjects),
         **{name: 100 * float(value) for name, value in percent.items()},
-        "mcnemar_p": evaluation.mcnemar(right["before"], right["after"]),
         "auc_before": evaluation.roc_area(scores["before"], y), "auc_after": evaluation.roc_area(scores["after"], y),
+        **limits("auc_rise", evaluation.interval(areas["after"] - areas["before"])),
         "psnr": float(scores["psnr"].mean()), "ssim": float(scores["ssim"].mean()),
-        "gap_closed": float((after - before) / (oracle - before)) if oracle > before else float("nan"),
-        "gained": int((~right["before"] & right["after"]).sum()), "lost": int((right["before"] & ~right["after"]).sum()),
+        "gap_closed": (after - before) / (oracle - before) if (oracle := accuracy["oracle"]) > before else float("nan"),
+        "best_remedy": best, "recommended": val_rise[0] > 0,
         "epoch": found.about["epoch"],
     }  # fmt: skip
+    return row, right
 
 
 def outcomes(profile: Profile, wanted: Iterable[Cell]) -> list[Outcome]:
     bar = tqdm(list(wanted), desc="cells", unit="cell", disable=None)
     return [outcome(profile, cell) for cell in bar]
-
-
-def table(found: Iterable[Outcome]) -> pd.DataFrame:
-    """The rows of these outcomes, with the paper's own before and after (percent) where the data sets are the paper's."""
-    rows = pd.DataFrame([o.row for o in found])
-    paper = published().rename(columns={"model_trained_on": "model", "before": "published_before", "after": "published_after"})
-    paper = paper.drop(columns="experiment").assign(data=paper["data"].str.lower(), model=paper["model"].str.lower())
-    return rows.merge(paper, on=["table", "attribute", "data", "model"], how="left")
-
-
-def confusion(found: Iterable[Outcome]) -> pd.DataFrame:
-    """Table 4: row-normalised confusion matrices in percent, a row per true class, beside the paper's where they exist."""
-    rows = []
-    for o in found:
-        for stage, scores in (("before", o.before), ("after", o.after)):
-            for truth, name in ((1, "present"), (0, "absent")):
-                share = 100 * float((scores.argmax(1).numpy()[o.labels == truth] == 1).mean())
-                rows.append(
-                    {
-                        "data": o.cell.data,
-                        "attribute": o.cell.attribute,
-                        "stage": stage,
-                        "truth": name,
-                        "predicted_present": share,
-                        "predicted_absent": 100 - share,
-                    }
-                )
-    paper = pd.read_csv(ROOT / "results" / "published" / "data_fine_tuning_confusion.csv").drop(columns="table")
-    paper = paper.assign(data=paper["data"].str.lower())
-    return pd.DataFrame(rows).merge(paper, on=["data", "attribute", "stage", "truth"], how="left", suffixes=("", "_published"))
-
-
-def data_summary(profile: Profile) -> pd.DataFrame:
-    """A row per data set, protocol, attribute and split: pictures, people, share present (percent), people also in train."""
-    rows = []
-    for name in profile.datasets:
-        for protocol in profile.protocols:
-            data = faces(profile, name, protocol)
-            for attribute in data.labels:
-                known = data.labels[attribute].to_numpy() >= 0
-                people = set(data.subjects[known & (data.split == "train")])
-                for split in SPLITS:
-                    here = known & (data.split == split)
-                    if not here.any():
-                        continue
-                    persons = set(data.subjects[here])
-                    rows.append(
-                        {
-                            "data": name,
-                            "protocol": protocol,
-                            "attribute": attribute,
-                            "split": split,
-                            "pictures": int(here.sum()),
-                            "people": len(persons),
-                            "present": 100 * float(data.labels[attribute].to_numpy()[here].mean()),
-                            "people_also_in_train": len(persons & people) if split != "train" else 0,
-                        }
-                    )
-    return pd.DataFrame(rows)
-
-
-def classifier_accuracy(profile: Profile) -> pd.DataFrame:
-    """Every classifier of the tables on the test pictures of its own data set, and on every other set for its attribute.
-
-    Percent, ROC areas in [0, 1]; `trivial` is the majority class of the training split. Gender also for `convnet`.
-    """
-    pairs = dict.fromkeys((c.model, c.attribute) for c in cells(profile, 2, 3, 5, 6))
-    runs = [(profile, *pair) for pair in pairs]
-    if profile.backbone != "convnet":
-        scratch = replace(profile, **SCRATCH)
-        runs += [(scratch, name, "Gender") for name in profile.datasets]
-    protocol, seed = profile.protocols[0], profile.seeds[0]
-    rows = []
-    for run, name, attribute in tqdm(runs, desc="classifiers", unit="classifier", disable=None):
-        model = classifier(run, name, attribute, protocol, seed)
-        train = rows_of(run, name, attribute, "train", protocol, seed)
-        majority = int(labels_of(run, name, attribute, train, protocol).double().mean() >= 0.5)
-        for data in run.datasets:
-            if (faces(run, data, protocol).labels[attribute] < 0).all():
-                continue
-            test = rows_of(run, data, attribute, "test", protocol, seed)
-            y = labels_of(run, data, attribute, test, protocol).numpy()
-            scores = model.scores(faces(run, data, protocol).images[test])
-            low, high = evaluation.wilson(scores.argmax(1).numpy() == y)
-            rows.append(
-                {
-                    "attribute": attribute,
-                    "model": name,
-                    "data": data,
-                    "backbone": run.backbone,
-                    "protocol": protocol,
-                    "seed": seed,
-                    "n_train": len(train),
-                    "n_test": len(y),
-                    "accuracy": 100 * evaluation.accuracy(scores, y),
-                    "accuracy_lo": 100 * low,
-                    "accuracy_hi": 100 * high,
-                    "trivial": 100 * float((y == majority).mean()),
-                    "balanced": 100 * evaluation.balanced_accuracy(scores, y),
-                    "auc": evaluation.roc_area(scores, y),
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def boxes_at_zero(profile: Profile) -> pd.DataFrame:
-    """Each box map at N = 0 on the Gender test pictures of each set, under that set's own classifier: percent and dB.
-
-    A map that is the identity there changes nothing; `printed`, equation 5 as it stands, does.
-    """
-    protocol, seed = profile.protocols[0], profile.seeds[0]
-    rows = []
-    for name in profile.datasets:
-        test = rows_of(profile, name, "Gender", "test", protocol, seed)
-        y = labels_of(profile, name, "Gender", test, protocol).numpy()
-        images = faces(profile, name, protocol).images[test]
-        model, plain = classifier(profile, name, "Gender", protocol, seed), to_float(images, torch.device("cpu"))
-        for box in BOXES:
-            z = Perturbation(torch.zeros(images.shape[1:]), box).apply(images)
-            rows.append(
-                {
-                    "data": name,
-                    "box": box,
-                    "original": 100 * evaluation.accuracy(model.scores(images), y),
-                    "at_zero": 100 * evaluation.accuracy(model.scores(z), y),
-                    "psnr": float(similarity.psnr(plain, z).mean()),
-                    "darkest": float(z.min()),
-                    "brightest": float(z.max()),
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def design(profile: Profile) -> pd.DataFrame:
-    """Table 1 on the profile's data sets: a row per cell of the paper's Tables 2, 3, 5 and 6."""
-    plan = published()[["table", "experiment", "attribute", "data", "model_trained_on"]]
-    return plan.replace(dict(zip(ROLES, profile.datasets, strict=True)))
-
-
-def brief(rows: pd.DataFrame) -> pd.DataFrame:
-    """The columns of a table that a reader looks at first, rounded."""
-    names = ["attribute", "data", "model", "protocol", "seed", "before", "after", "rise", "rise_lo", "rise_hi", "mcnemar_p"]
-    names += ["trivial", "threshold", "colour", "colour_threshold", "oracle", "after_8bit", "after_jpeg95", "psnr", "ssim"]
-    if rows["published_before"].notna().any():
-        names += ["published_before", "published_after"]
-    return rows[names].round(dict.fromkeys(names[5:], 1) | {"mcnemar_p": 4, "ssim": 2})
-
-
-def panel(o: Outcome) -> figures.Panel:
-    """An outcome as the score plots take it."""
-    return figures.Panel(o.cell.title, o.before[:, 1].numpy(), o.after[:, 1].numpy(), o.labels)
-
-
-def block(profile: Profile, o: Outcome) -> figures.Block:
-    """An outcome with its faces, as Figure 5 takes it."""
-    return figures.Block(panel(o), faces(profile, o.cell.data, o.cell.protocol), o.test_rows, o.perturbation)
-
-
-def published_confusion(found: Sequence[Outcome]) -> list[NDArray[np.float64]]:
-    """The paper's Table 4 for these outcomes, as `figures.confusion` takes it; empty for synthetic data sets."""
-    measured = confusion(found)
-    if measured["predicted_present_published"].isna().any():
-        return []
-    columns = ["predicted_present_published", "predicted_absent_published"]
-    return [rows[columns].to_numpy().reshape(2, 2, 2) for _, rows in measured.groupby("attribute", sort=False)]

@@ -11,19 +11,22 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import auc, confusion_matrix, roc_curve
 
 from dftlib._torchvision import utils
+from dftlib.classifiers import TorchClassifier
 from dftlib.config import rng
 from dftlib.datasets import FaceDataset
+from dftlib.illustration import Example, Points, accuracy
 from dftlib.perturbation import Perturbation
 
 PAGE = 7.1  # inches
@@ -35,6 +38,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "lines.linewidth": 1.2,
 }  # fmt: skip
 GAP = 2  # pixels between faces
+SIDE = np.linspace(0, 1, 121, dtype=np.float32)  # where a boundary in two dimensions is looked for
 UNITS = {"atanh": "half log-odds", "printed": "argument of tanh", "clip": "share of full scale"}
 MUCT_SHOWABLE = ("000", "001", "002", "200", "201", "400", "401", "402")  # the people whom its authors allow in print
 
@@ -171,11 +175,23 @@ def corrected(blocks: Sequence[Block], per_block: int = 8, seed: int = 0, note: 
     return figure
 
 
+def _shares(ax: Axes, scores: NDArray[np.float64], labels: NDArray[np.int64], names: tuple[str, str]) -> None:
+    """The scores of each class in 30 bins, as shares of the class, and the decision boundary at 0.5."""
+    bins = np.linspace(0, 1, 31).tolist()
+    for label, colour in enumerate((ABSENT, PRESENT)):
+        own = scores[labels == label]
+        weights = np.full(len(own), 100 / max(len(own), 1))
+        ax.hist(own, bins, weights=weights, color=colour, alpha=0.55, label=names[label])
+        ax.hist(own, bins, weights=weights, color=colour, histtype="step", linewidth=0.9)
+    ax.axvline(0.5, color="0.2", linestyle="--", linewidth=0.8, label="decision boundary")
+    ax.set(xlim=(0, 1), xticks=[0, 0.5, 1])
+    ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+
+
 def score_distributions(panels: Sequence[Panel], names: tuple[str, str] = ("absent", "present"), note: str = "") -> Figure:
     """Figures 6 and 8: the scores of each class in 30 bins; of one panel side by side, of more in threes, after below before."""
     alone, columns = len(panels) == 1, 2 if len(panels) == 1 else min(len(panels), 3)
     bands = -(-len(panels) // 3) * (1 if alone else 2)
-    bins = np.linspace(0, 1, 31)
     with _sheet(PAGE * columns / 3, 0.45 + (1.7 if alone else 1.3 * bands), note) as figure:
         axes = figure.subplots(bands, columns, squeeze=False)
         for ax in axes.flat:
@@ -184,14 +200,8 @@ def score_distributions(panels: Sequence[Panel], names: tuple[str, str] = ("abse
             pair = axes[0] if alone else axes[2 * (i // 3) :, i % 3][:2]
             pair[1].sharey(pair[0])
             for ax, (stage, _) in zip(pair, STAGES, strict=True):
-                for label, colour in enumerate((ABSENT, PRESENT)):
-                    own = panel.scores(stage)[panel.labels == label]
-                    weights = np.full(len(own), 100 / max(len(own), 1))
-                    ax.hist(own, bins, weights=weights, color=colour, alpha=0.55, label=names[label])
-                    ax.hist(own, bins, weights=weights, color=colour, histtype="step", linewidth=0.9)
-                ax.axvline(0.5, color="0.2", linestyle="--", linewidth=0.8, label="decision boundary")
-                ax.set(visible=True, xlim=(0, 1), xticks=[0, 0.5, 1])
-                ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+                ax.set_visible(True)
+                _shares(ax, panel.scores(stage), panel.labels, names)
                 below = stage == "after" and not alone
                 ax.set_title(panel.accuracy(stage) if below else f"{panel.title}\n{panel.accuracy(stage)}")
                 if below or alone:
@@ -279,9 +289,9 @@ def rise(table: pd.DataFrame, note: str = "") -> Figure:
     names = table["data"] + " by " + table["model"]
     if table["attribute"].nunique() > 1:
         names = table["attribute"] + ": " + names
-    for column in ("protocol", "seed"):
-        if table[column].nunique() > 1:
-            names += f", {column} " + table[column].astype(str)
+    for column, word in (("protocol", "protocol "), ("seed", "seed "), ("group", "")):
+        if column in table and table[column].nunique() > 1:
+            names += f", {word}" + table[column].astype(str)
     paper = {"published_before", "published_after"} <= set(table) and bool(table["published_before"].notna().any())
     y = np.arange(len(table))
     with _sheet(PAGE, 1.0 + (0.32 if paper else 0.24) * len(table), note) as figure:
@@ -298,7 +308,8 @@ def rise(table: pd.DataFrame, note: str = "") -> Figure:
             for (stage, colour), shape in zip(STAGES, "oD", strict=True):
                 marks += ax.plot(table[f"published_{stage}"], y + 0.32, shape, color=colour, mfc="white", markersize=3.5)
                 marks[-1].set_label(f"{stage}, in the paper")
-        for column, colour, label in (("trivial", "black", "majority class"), ("threshold", OTHER, "best threshold alone")):
+        beside_it = (("trivial", "black", "majority class"), ("threshold", OTHER, "best threshold alone"))
+        for column, colour, label in (one for one in beside_it if one[0] in table):
             marks += ax.plot(table[column], y, "|", color=colour, markersize=9, markeredgewidth=1.5, zorder=3, label=label)
         beside = ax.get_yaxis_transform()
         for i, found, low, high in zip(range(len(table)), table["rise"], table["rise_lo"], table["rise_hi"], strict=True):
@@ -309,5 +320,218 @@ def rise(table: pd.DataFrame, note: str = "") -> Figure:
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
         ax.grid(axis="x", color="0.92", linewidth=0.6)
-        figure.legend(handles=marks, loc="outside upper center", ncols=len(marks) // 2, labelspacing=0.8)
+        figure.legend(handles=marks, loc="outside upper center", ncols=-(-len(marks) // 2), labelspacing=0.8)
+    return figure
+
+
+METHODS = {  # of fine-tuning: name, colour, shape
+    "data": ("data fine-tuning", AFTER, "D"),
+    "head": ("model fine-tuning, head", ABSENT, "s"),
+    "all layers": ("model fine-tuning, all layers", OTHER, "^"),
+    "both": ("both in turn", OTHER, "^"),
+}
+
+
+def label_budgets(table: pd.DataFrame, note: str = "") -> Figure:
+    """Figures 9 and 10: accuracy by the number of labelled pictures, a panel a cell; a small mark a draw, the line their mean.
+
+    Columns: attribute, data, model, method, labels, all, after with _lo and _hi, before; percent. The bar at the last point
+    is its 95 % interval.
+    """
+    cells = list(table.groupby(["attribute", "data", "model"], sort=False))
+    with _sheet(PAGE * max(len(cells), 2) / 3, 2.9, note) as figure:
+        axes = figure.subplots(1, len(cells), squeeze=False)[0]
+        for ax, ((attribute, data, model), cell) in zip(axes, cells, strict=True):
+            for method, own in cell.groupby("method", sort=False):
+                name, colour, shape = METHODS[str(method)]
+                ax.plot(own["labels"], own["after"], shape, color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
+                ax.plot(own.groupby("labels")["after"].mean(), color=colour, marker=shape, markersize=4.5, label=name)
+                last = own[own["all"]].iloc[0]
+                reach = [[last["after"] - last["after_lo"]], [last["after_hi"] - last["after"]]]
+                ax.errorbar(last["labels"], last["after"], yerr=reach, color=colour, elinewidth=0.9, capsize=2)
+            ax.axhline(cell["before"].iloc[0], color=BEFORE, linestyle="--", linewidth=0.9, label="before")
+            ticks = sorted(cell["labels"].unique())
+            ax.set_xscale("log")
+            ax.set_xticks(ticks, [*(f"{n:,}" for n in ticks[:-1]), f"all\n{ticks[-1]:,}"])
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.set(title=f"{attribute}: {data} by {model}", xlabel="labelled pictures")
+            ax.grid(axis="y", color="0.92", linewidth=0.6)
+        axes[0].set_ylabel("accuracy on test pictures (%)")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4 if len(cells) > 2 else 2)
+    return figure
+
+
+def rounds(table: pd.DataFrame, note: str = "") -> Figure:
+    """The combination: accuracy by round for each way alone and both in turn; bands are 95 % intervals, in percent."""
+    cells = list(table.groupby(["attribute", "data", "model"], sort=False))
+    with _sheet(PAGE * max(len(cells), 2) / 3, 2.7, note) as figure:
+        axes = figure.subplots(1, len(cells), squeeze=False)[0]
+        for ax, ((attribute, data, model), cell) in zip(axes, cells, strict=True):
+            for way, own in cell.groupby("way", sort=False):
+                name, colour, shape = METHODS[str(way)]
+                ax.fill_between(own["round"], own["after_lo"], own["after_hi"], color=colour, alpha=0.15, linewidth=0)
+                ax.plot(own["round"], own["after"], color=colour, marker=shape, markersize=4.5, label=name)
+            ax.set(title=f"{attribute}: {data} by {model}", xlabel="round", xticks=sorted(cell["round"].unique()))
+            ax.grid(axis="y", color="0.92", linewidth=0.6)
+        axes[0].set_ylabel("accuracy on test pictures (%)")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return figure
+
+
+def frontier(table: pd.DataFrame, note: str = "") -> Figure:
+    """Accuracy against PSNR, SSIM and PASS, a row a cell, by what holds the distortion down.
+
+    Columns: rule ('limit', 'mean', 'sum'), value, attribute, data, model, before, after with _lo and _hi (percent), psnr
+    (dB), ssim, pass.
+    """
+    rules = {
+        "limit": ("limit on the PSNR (dB)", AFTER, "D-"),
+        "mean": ("weight of the averaged distance", ABSENT, "s--"),
+        "sum": ("distance summed, as printed", OTHER, "^"),
+    }
+    measures = {"psnr": "PSNR (dB)", "ssim": "SSIM", "pass": "PASS"}
+    cells = list(table.groupby(["attribute", "data", "model"], sort=False))
+    with _sheet(PAGE, 0.5 + 2.3 * len(cells), note) as figure:
+        axes = figure.subplots(len(cells), 3, squeeze=False, sharey="row")
+        for ax, label in zip(axes[-1], measures.values(), strict=True):
+            ax.set_xlabel(label)
+        for row, ((attribute, data, model), cell) in zip(axes, cells, strict=True):
+            for ax, measure in zip(row, measures, strict=True):
+                for rule, (name, colour, style) in rules.items():
+                    own = cell[cell["rule"] == rule].sort_values(measure)
+                    ax.fill_between(own[measure], own["after_lo"], own["after_hi"], color=colour, alpha=0.12, linewidth=0)
+                    ax.plot(own[measure], own["after"], style, color=colour, markersize=4, label=name)
+                    above = 1 if rule == "limit" else -1
+                    for x, y, value in own[[measure, "after", "value"]].to_numpy() if measure == "psnr" and rule != "sum" else ():
+                        place = {"xytext": (0, 5 * above), "textcoords": "offset points", "va": "bottom" if above > 0 else "top"}
+                        ax.annotate(f"{value:g}", (x, y), ha="center", size=6, color=colour, **place)
+                ax.axhline(cell["before"].iloc[0], color=BEFORE, linestyle=":", linewidth=0.9, label="before")
+                ax.grid(color="0.92", linewidth=0.6)
+            row[0].set_ylabel("accuracy (%)")
+            row[0].set_title(f"{attribute}: {data} by {model}", loc="left")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return figure
+
+
+def controls(table: pd.DataFrame, note: str = "") -> Figure:
+    """How far the accuracy under N is above each control, in points: a row a cell, a column a control.
+
+    Columns: table, attribute, data, model, control, over with _lo and _hi. Bold: the 95 % interval excludes zero.
+    """
+    names = table["attribute"] + ": " + table["data"] + " by " + table["model"]
+    table = table.assign(cell=names)
+    grid, low, high = (
+        table.pivot_table(value, "cell", "control", sort=False, dropna=False) for value in ("over", "over_lo", "over_hi")
+    )
+    with _sheet(PAGE, 1.3 + 0.2 * len(grid), note) as figure:
+        ax = figure.subplots()
+        most = min(30.0, float(np.nanmax(np.abs(grid.to_numpy()))))
+        bar = {"label": "accuracy under N less the control's (points)", "location": "bottom", "shrink": 0.5, "aspect": 40}
+        bar |= {"extend": "both", "pad": 0.04}
+        sns.heatmap(grid, ax=ax, cmap="PuOr", center=0, vmin=-most, vmax=most, annot=True, fmt="+.1f", cbar_kws=bar,
+                    annot_kws={"size": 6.5}, linewidths=0.5)  # fmt: skip
+        clear = ((low > 0) | (high < 0)).to_numpy()[~grid.isna().to_numpy()]
+        for text, sure in zip(ax.texts, clear, strict=True):
+            text.set_fontweight("bold" if sure else "normal")
+        ax.set_xticks(ax.get_xticks(), [str(c).replace("_", "\n") for c in grid.columns], rotation=0)
+        ax.set(xlabel="", ylabel="")
+        ax.tick_params(length=0)
+        ax.xaxis.tick_top()
+    return figure
+
+
+def scorecard(table: pd.DataFrame, note: str = "") -> Figure:
+    """The paper's rise beside ours for each of its cells: the picture of `scorecard.scorecard`, Tables 2, 3, 5 and 6."""
+    rows = table[table["table"] != 4].reset_index(drop=True)
+    verdicts = {
+        "more than any simple remedy": (AFTER, "D", rows["beats_remedies"] == "yes"),
+        "no more than a simple remedy": (ABSENT, "o", rows["beats_remedies"] != "yes"),
+    }
+    titles = {2: "Gender, own data", 3: "attributes, own data", 5: "Gender, other data", 6: "attributes, other data"}
+    y = np.arange(len(rows)) + rows["table"].map({t: i for i, t in enumerate(titles)}).to_numpy() * 1.4
+    agree = int((rows["sign_agrees"]).sum())
+    with _sheet(PAGE, 0.9 + 0.19 * (len(rows) + 1.4 * len(titles)), note) as figure:
+        ax = figure.subplots()
+        ax.axvline(0, color="0.3", linewidth=0.8)
+        ax.hlines(y, rows["published_rise"], rows["rise"], color="0.85", linewidth=2)
+        ax.plot(rows["published_rise"], y, "D", mfc="white", color="0.35", markersize=4.5, label="the paper")
+        for name, (colour, shape, here) in verdicts.items():
+            own = rows[here]
+            reach = [own["rise"] - own["rise_lo"], own["rise_hi"] - own["rise"]]
+            ax.errorbar(own["rise"], y[here], xerr=reach, fmt=shape, color=colour, elinewidth=0.9, capsize=2, markersize=4.5,
+                        label=f"ours: {name}")  # fmt: skip
+        left = ax.get_yaxis_transform()
+        for number, title in titles.items():
+            first = y[rows["table"] == number].min()
+            said = f"Table {number}: {title}"
+            ax.text(-0.01, first - 0.95, said, transform=left, ha="right", va="center", size=7, weight="bold")
+        ax.set_yticks(y, rows["attribute"] + ": " + rows["data"] + " by " + rows["model"])
+        ax.set(ylim=(y.max() + 0.7, -1.6), xlabel="rise in accuracy (points), with 95 % interval")
+        ax.set_title(f"The sign agrees in {agree} of {len(rows)} cells", loc="left", weight="bold")
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+        ax.grid(axis="x", color="0.92", linewidth=0.6)
+        figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+def _field(classifier: TorchClassifier) -> NDArray[np.float32]:
+    """The score of 'present' all over the unit square; the rows are those of the second pixel."""
+    grid = torch.from_numpy(np.stack(np.meshgrid(SIDE, SIDE), -1)).view(-1, 1, 1, 2)
+    return classifier.scores(grid)[:, 1].view(len(SIDE), -1).numpy()
+
+
+def _square(ax: Axes, classifier: TorchClassifier, points: Points, names: tuple[str, str], title: str) -> None:
+    """Points in the unit square, on what the classifier says of all of it, with its decision boundary and its accuracy."""
+    field = _field(classifier)
+    ax.contourf(SIDE, SIDE, field, [0, 0.5, 1], colors=[ABSENT, PRESENT], alpha=0.2)
+    ax.contour(SIDE, SIDE, field, [0.5], colors="0.1", linewidths=1.4)
+    for label, (colour, shape) in enumerate(((ABSENT, "o"), (PRESENT, "^"))):
+        x, y = points.pictures[points.labels == label].flatten(1).T.numpy()
+        ax.scatter(x, y, 11, color=colour, marker=shape, edgecolor="0.2", linewidth=0.35, label=names[label])
+    ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal", xlabel="first pixel")
+    ax.set_title(f"{title}: {100 * accuracy(classifier, points):.1f} % right")
+
+
+def two_ways(example: Example, names: tuple[str, str] = ("absent", "present"), note: str = "") -> Figure:
+    """Figure 1, live: data X and a model of other data; the boundary moves to the data, or the data to the boundary."""
+    panels = (
+        (example.model, example.x, "(a) data X, a model of other data,\nnothing has moved"),
+        (example.tuned, example.x, "(b) model fine-tuning,\nthe boundary moves"),
+        (example.model, example.z, "(c) data fine-tuning,\nthe data move"),
+    )
+    with _sheet(PAGE, 3.15, note) as figure:
+        axes = figure.subplots(1, 3, sharey=True)
+        for ax, (classifier, points, title) in zip(axes, panels, strict=True):
+            _square(ax, classifier, points, names, title)
+        axes[1].contour(SIDE, SIDE, _field(example.model), [0.5], colors="0.1", linewidths=1.2, linestyles="dashed")
+        was, n = example.x.pictures.flatten(1), example.perturbation.n.flatten()
+        for label, shape in enumerate("o^"):
+            x, y = was[example.x.labels == label].T
+            axes[2].scatter(x, y, 8, color="none", marker=shape, edgecolor="0.6", linewidth=0.4, zorder=0.9)
+        x, y = was[was[:, 0].argsort()[20::43]].T  # a few, from left to right
+        axes[2].quiver(x, y, *n, angles="xy", scale_units="xy", scale=1, width=0.012, color="0.1", ec="white", lw=0.5, zorder=3)
+        axes[0].set_ylabel("second pixel")
+        handles, texts = axes[0].get_legend_handles_labels()
+        handles += [Line2D([], [], color="0.1", linewidth=1.4), Line2D([], [], color="0.1", linewidth=1.2, linestyle="--")]
+        handles.append(Line2D([], [], color="0.1", marker=r"$\rightarrow$", markersize=12, linestyle="none"))
+        texts += ["decision boundary", "before fine-tuning", "N, the same for every point"]
+        figure.legend(handles, texts, loc="outside upper center", ncols=5)
+    return figure
+
+
+def score_path(example: Example, names: tuple[str, str] = ("absent", "present"), note: str = "") -> Figure:
+    """Figure 4, live: the data D₁ that trained a model M₁, the data X, and Z = X + N; below each, the scores that M₁ gives."""
+    parts = {"D₁": example.d1, "X": example.x, "Z = X + N": example.z}
+    with _sheet(PAGE, 4.75, note) as figure:
+        axes = figure.subplots(2, 3, sharey="row", height_ratios=(1.6, 1))
+        for (top, below), (name, points), letters in zip(axes.T, parts.items(), ("ab", "cd", "ef"), strict=True):
+            _square(top, example.model, points, names, f"({letters[0]}) {name}")
+            _shares(below, example.model.scores(points.pictures)[:, 1].double().numpy(), points.labels.numpy(), names)
+            below.set(title=f"({letters[1]}) scores of {name}", xlabel=f"score of '{names[1]}'")
+        axes[0, 0].set_ylabel("second pixel")
+        axes[1, 0].set_ylabel("share of class (%)")
+        handles, texts = axes[0, 0].get_legend_handles_labels()
+        handles.append(Line2D([], [], color="0.1", linewidth=1.4))
+        figure.legend(handles, [*texts, "decision boundary of M₁, trained on D₁"], loc="outside upper center", ncols=3)
     return figure

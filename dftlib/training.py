@@ -86,14 +86,17 @@ def train_network(
         if fresh and isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
             module.reset_parameters()
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    train, val = (torch.as_tensor(np.array(part)).to(device) for part in (images, val_images))
+    train, val = (
+        torch.as_tensor(part if isinstance(part, Tensor) else np.array(part)).to(device) for part in (images, val_images)
+    )
 
     def mirrored(rows: Tensor) -> Tensor:
         x = to_float(train[rows], device)
         flip = torch.rand(len(x), generator=torch.Generator().manual_seed(int(rows[0]))).to(device) < 0.5
         return torch.where(flip.view(-1, 1, 1, 1), x.flip(3), x)
 
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+    # Without its cache: that would keep the first step's weights for as long as the context lasts.
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False):
         _descend(net, mirrored, labels.to(device), lambda: torch.cat([net(to_float(b, device)).argmax(1) for b in batches(val)]),
                  val_labels.to(device), epochs, learning_rate, seed)  # fmt: skip
     return net

@@ -6,12 +6,17 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # read by torch when it is imported
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 from torch import Tensor
+
+from dftlib import experiments
+from dftlib.config import Profile, load_profile
+from dftlib.datasets import FaceDataset, synthetic
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 # One commit gives one verdict: the same examples every time, and none fails because the machine is busy.
@@ -62,3 +67,21 @@ def vggface_file(scratch: Path) -> Path:
     path = scratch / "vgg_face_dag.pth"
     torch.save(vggface_tensors(), path, _use_new_zipfile_serialization=False)
     return path
+
+
+@pytest.fixture(scope="module")
+def few_faces(scratch: Path) -> Iterator[Profile]:
+    """The profile `demo` on 120 faces a set, with fits that take a second: paths are tested, not accuracies."""
+    cached = (experiments.faces, experiments.features, experiments.classifier, experiments.body, experiments._signature)
+
+    def few(name: str, root: str, size: int, protocol: str, seed: int) -> FaceDataset:
+        return synthetic.load(name, size, seed, subjects=60, per_subject=2)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiments, "load_dataset", few)
+        patch.setenv("DFT_CACHE", str(scratch / "cache"))
+        for kept in cached:
+            kept.cache_clear()
+        yield load_profile("demo", n_fit=60, epochs=2, batch_size=30, head_epochs=5)
+        for kept in cached:
+            kept.cache_clear()

@@ -12,10 +12,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import binom, chi2
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from dftlib import evaluation
 from dftlib.datasets import synthetic
 from dftlib.evaluation import Bools, ChannelStatistics
+from dftlib.perturbation import Perturbation
+
+
+def rise_interval(before: Bools, after: Bools, people: NDArray[np.str_]) -> tuple[float, float]:
+    return evaluation.interval(evaluation.share(after.astype(float) - before, evaluation.people_drawn(people)))
 
 
 def bools(right: int, total: int) -> Bools:
@@ -162,11 +168,11 @@ def test_the_interval_of_a_rise_covers_it() -> None:
     """Near the normal approximation when everybody has one picture; a rise of nothing has an interval of nothing."""
     random = np.random.default_rng(0)
     before, after = random.random(900) < 0.6, random.random(900) < 0.75
-    low, high = evaluation.rise_interval(before, after, np.arange(900).astype(str))
+    low, high = rise_interval(before, after, np.arange(900).astype(str))
     change = after.astype(float) - before
     assert low < change.mean() < high
     assert high - low == pytest.approx(2 * 1.96 * change.std() / 30, rel=0.08)
-    assert evaluation.rise_interval(before, before, np.arange(900).astype(str)) == (0, 0)
+    assert rise_interval(before, before, np.arange(900).astype(str)) == (0, 0)
 
 
 def test_pictures_of_one_person_count_as_less() -> None:
@@ -174,13 +180,62 @@ def test_pictures_of_one_person_count_as_less() -> None:
     random = np.random.default_rng(1)
     before, after = (np.repeat(random.random(60) < share, 10) for share in (0.5, 0.7))
     people = np.repeat(np.arange(60), 10).astype(str)
-    low, high = evaluation.rise_interval(before, after, people)
-    narrow, wide = evaluation.rise_interval(before, after, np.arange(600).astype(str))
+    low, high = rise_interval(before, after, people)
+    narrow, wide = rise_interval(before, after, np.arange(600).astype(str))
     assert (high - low) / (wide - narrow) == pytest.approx(math.sqrt(10), rel=0.1)
     # One person in five has twenty pictures and gains on all, the others have one and gain nothing: 400 pictures of 480.
     often = np.arange(100) % 5 == 0
     who = np.repeat(np.arange(100), np.where(often, 20, 1))
-    assert evaluation.rise_interval(np.zeros(480, bool), often[who], who.astype(str))[0] > 0.5
+    assert rise_interval(np.zeros(480, bool), often[who], who.astype(str))[0] > 0.5
     shuffled = random.permutation(600)
-    again = evaluation.rise_interval(before[shuffled], after[shuffled], people[shuffled])
+    again = rise_interval(before[shuffled], after[shuffled], people[shuffled])
     assert again == pytest.approx((low, high))
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 1), st.integers(0, 3)), min_size=4, max_size=30))
+def test_statistics_of_a_draw_are_those_of_pictures_repeated(pictures: list[tuple[int, int, int]]) -> None:
+    """A picture that counts k times is a picture that is there k times; ties among scores included."""
+    scores, labels, times = (np.array(column) for column in zip(*pictures, strict=True))
+    again = [np.repeat(column, times) for column in (scores / 6, labels)]
+    if len(set(again[1])) < 2:
+        return
+    drawn, right = times[None].astype(float), (scores > 3) == labels
+    area = evaluation.area(scores / 6, labels, drawn)
+    assert area == pytest.approx([roc_auc_score(again[1], again[0])])
+    said = again[0] > 0.5
+    assert evaluation.balanced_share(right, labels, drawn) == pytest.approx([balanced_accuracy_score(again[1], said)])
+    assert evaluation.share(right, drawn) == pytest.approx([(said == again[1]).mean()])
+
+
+def test_a_draw_of_one_class_is_left_out() -> None:
+    drawn = np.array([[1.0, 0, 2], [0, 3, 0]])
+    area = evaluation.area(np.array([0.9, 0.1, 0.4]), np.array([1, 0, 1]), drawn)
+    assert np.isnan(area).all()
+    assert evaluation.interval(np.array([0.2, np.nan, 0.2])) == (0.2, 0.2)
+
+
+def test_draws_are_of_people() -> None:
+    people = np.array(["a", "b", "a", "c"])
+    drawn = evaluation.people_drawn(people, 500)
+    assert np.array_equal(drawn[:, 0], drawn[:, 2])
+    assert np.array_equal(drawn[:, [0, 1, 3]].sum(1), np.full(500, 3))
+    assert drawn.mean(0) == pytest.approx(np.ones(4), abs=0.15)
+
+
+def test_controls_on_n_keep_what_they_should() -> None:
+    n = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = evaluation.controls_on(Perturbation(n, "clip"), 0)
+    assert torch.equal(found["flipped"].n, -n)
+    for name in ("scrambled", "moved_1", "moved_2"):
+        assert not torch.equal(found[name].n, n)
+        assert torch.equal(found[name].n.flatten(1).sort(1).values, n.flatten(1).sort(1).values)
+    assert torch.equal(found["moved_2"].n[:, 2:, 2:], n[:, :-2, :-2])
+    pixels = {tuple(p) for p in n.flatten(1).T.tolist()}
+    assert {tuple(p) for p in found["scrambled"].n.flatten(1).T.tolist()} == pixels
+    assert found["random"].n.norm() == pytest.approx(n.norm())
+    assert {p.box for p in found.values()} == {"clip"}
+
+
+def test_the_mean_picture_is_the_mean() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (700, 3, 5, 4)).astype(np.uint8)
+    np.testing.assert_allclose(evaluation.mean_picture(images).numpy(), images.mean(0) / 255, atol=1e-6)

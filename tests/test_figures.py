@@ -1,6 +1,7 @@
 """Figures say what they should, overlap nowhere, show nobody who shouldn't be shown, and leave matplotlib as it was."""
 
 from collections.abc import Callable
+from functools import cache
 from itertools import combinations
 
 import matplotlib as mpl
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from dftlib import figures
 from dftlib.datasets import ATTRIBUTES, FaceDataset
 from dftlib.figures import Block, Panel
+from dftlib.illustration import example
 from dftlib.perturbation import Perturbation
 
 mpl.use("Agg")
@@ -73,8 +75,71 @@ def table(published: bool = True, seeds: int = 1) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+CELLS = [("Gender", "lfw", "celeba"), ("Gender", "muct", "celeba"), ("Smiling", "lfw", "celeba")]
+
+
+def limits(value: float, reach: float, name: str = "after") -> dict[str, float]:
+    return {name: value, f"{name}_lo": value - reach, f"{name}_hi": value + reach}
+
+
+def budgets(cells: int) -> pd.DataFrame:
+    rows = [
+        {"attribute": a, "data": d, "model": m, "method": method, "labels": n, "all": n > 5000, "draw": draw, "before": 60.0}
+        | limits(62 + 5 * i + j + draw, 2)
+        for a, d, m in CELLS[:cells]
+        for i, method in enumerate(("data", "head", "all layers"))
+        for j, n in enumerate((32, 128, 512, 5800))
+        for draw in range(2 if n < 5000 else 1)
+    ]
+    return pd.DataFrame(rows)
+
+
+def rounds() -> pd.DataFrame:
+    rows = [
+        {"attribute": a, "data": d, "model": m, "way": way, "round": n} | limits(60 + 4 * n + i, 2)
+        for a, d, m in CELLS[:2]
+        for i, way in enumerate(("data", "head", "both"))
+        for n in range(5)
+    ]
+    return pd.DataFrame(rows)
+
+
+def frontier() -> pd.DataFrame:
+    rows = [
+        {"attribute": a, "data": d, "model": m, "rule": rule, "value": value, "before": 50.0}
+        | {"psnr": value if rule == "limit" else 15 + value**0.5, "ssim": 0.5 + i / 12, "pass": 0.6 + i / 13}
+        | limits(85 - 6 * i - 9 * (rule != "limit"), 2)
+        for a, d, m in CELLS[:2]
+        for rule, values in {"limit": (22, 25, 28.5, 32, 36), "mean": (10, 100, 300), "sum": (1,)}.items()
+        for i, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows)
+
+
+def controls() -> pd.DataFrame:
+    rows = [
+        {"table": 5, "attribute": a, "data": d, "model": m, "control": control} | limits(10.0 - i, 3, "over")
+        for a, d, m in CELLS
+        for i, control in enumerate(("before", "trivial", "colour_threshold", "mean_picture", "shuffled", "moved_1", "oracle"))
+        if (d, control) != ("muct", "shuffled")
+    ]
+    return pd.DataFrame(rows)
+
+
+def card() -> pd.DataFrame:
+    rows = [
+        {"table": t, "attribute": a, "data": "lfw", "model": "celeba", "published_rise": 20.0 - i, "sign_agrees": i > 0}
+        | limits(12.0 + 2 * i, 3, "rise")
+        | {"beats_remedies": ("yes", "no", "open")[i]}
+        for t in (2, 3, 4, 5, 6)
+        for i, a in enumerate(NAMES[:3])
+    ]
+    return pd.DataFrame(rows)
+
+
 SIX = [panel(f"{name}: {cell}") for name, cell in zip(NAMES, ["LFW by CelebA"] * 3 + ["CelebA by LFW"] * 3, strict=True)]
 PUBLISHED = [np.arange(8.0).reshape(2, 2, 2) + 10] * 3
+made = cache(example)
 FIGURES: dict[str, tuple[Callable[[str], Figure], set[str]]] = {
     "samples": (lambda note: figures.samples([faces(), faces("muct")], note=note), {"female", "male"}),
     "perturbations": (
@@ -106,6 +171,45 @@ FIGURES: dict[str, tuple[Callable[[str], Figure], set[str]]] = {
         | {"Smiling: LFW by CelebA", "+19.0 [+16.0, +22.0]", "accuracy (%) with 95 % interval"},
     ),
     "rise of seeds": (lambda note: figures.rise(table(False, 3), note), {"Attractive: CelebA by LFW, seed 2"}),
+    "rise of groups": (
+        lambda note: figures.rise(
+            pd.concat([table(False).assign(group=g) for g in ("women", "men")]).drop(columns=["trivial", "threshold"]), note
+        ),
+        {"Attractive: CelebA by LFW, women"},
+    ),
+    "label budgets": (
+        lambda note: figures.label_budgets(budgets(3), note),
+        {
+            "data fine-tuning",
+            "model fine-tuning, all layers",
+            "before",
+            "labelled pictures",
+            "all\n5,800",
+            "Smiling: lfw by celeba",
+        },
+    ),
+    "two label budgets": (lambda note: figures.label_budgets(budgets(2), note), {"accuracy on test pictures (%)"}),
+    "rounds": (lambda note: figures.rounds(rounds(), note), {"both in turn", "round", "accuracy on test pictures (%)"}),
+    "frontier": (
+        lambda note: figures.frontier(frontier(), note),
+        {"PSNR (dB)", "SSIM", "PASS", "before", "28.5", "distance summed, as printed"},
+    ),
+    "controls": (
+        lambda note: figures.controls(controls(), note),
+        {"Gender: muct by celeba", "colour\nthreshold", "+10.0", "accuracy under N less the control's (points)"},
+    ),
+    "scorecard": (
+        lambda note: figures.scorecard(card(), note),
+        {"The sign agrees in 8 of 12 cells", "the paper", "Table 5: Gender, other data", "Pale Skin: lfw by celeba"},
+    ),
+    "two ways": (
+        lambda note: figures.two_ways(made(), note=note),
+        {"absent", "present", "decision boundary", "before fine-tuning", "first pixel", "second pixel"},
+    ),
+    "score path": (
+        lambda note: figures.score_path(made(), note=note),
+        {"absent", "present", "first pixel", "second pixel", "score of 'present'", "(f) scores of Z = X + N"},
+    ),
 }
 
 

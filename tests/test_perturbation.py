@@ -236,6 +236,15 @@ def test_half_of_the_pictures_are_mirrored(model: TorchClassifier) -> None:
     assert not torch.equal(seen[0], seen[2])
 
 
+def test_a_fit_goes_on_from_a_given_n(model: TorchClassifier) -> None:
+    """With a rate of nothing it ends where it starts; and a second fit goes further than the first."""
+    data = (*toy(64, 0), *toy(64, 1))
+    start = torch.full(tuple(data[0].shape[1:]), 0.25)
+    still = fit(model, *data, Settings(batch_size=32, learning_rate=0.0, epochs=1), start=start)
+    assert torch.equal(still.n, start)
+    assert torch.equal(start, torch.full_like(start, 0.25))
+
+
 def test_a_fit_leaves_the_network_alone(model: TorchClassifier) -> None:
     before = {name: t.clone() for name, t in model.net.state_dict().items()}
     fit(model, *TOY, QUICK)

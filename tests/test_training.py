@@ -88,6 +88,20 @@ def test_the_first_of_equally_good_epochs_is_kept() -> None:
     assert all(torch.equal(one.state_dict()[name], many.state_dict()[name]) for name in one.state_dict())
 
 
+def test_fine_tuning_starts_from_the_head_that_it_is_given() -> None:
+    """Without a step the same function, whatever features of the new pictures never move; with steps a better one."""
+    head = train_nnet(*TRAIN, *VAL, epochs=4)
+    kept = copy.deepcopy(head.state_dict())
+    moved = [(x + 1.5 * TRAIN[0].std(0), y) for x, y in (clouds(64, 3), clouds(64, 4), clouds(1000, 5))]
+    moved[0][0][:, 4] = moved[0][0][0, 4]
+    untouched = train_nnet(*moved[0], *moved[1], epochs=0, start=head, scale=TRAIN[0])
+    torch.testing.assert_close(untouched(TEST[0]), head(TEST[0]), rtol=1e-3, atol=1e-2)
+    tuned = train_nnet(*moved[0], *moved[1], epochs=20, start=head, scale=TRAIN[0])
+    before, after = ((net(moved[2][0]).argmax(1) == moved[2][1]).double().mean() for net in (head, tuned))
+    assert after > before + 0.1
+    assert all(torch.equal(value, kept[name]) for name, value in head.state_dict().items())
+
+
 def pictures(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Grey noise, brighter above than below in class 1: a mirror doesn't change the class."""
     random = torch.Generator().manual_seed(seed)
@@ -122,6 +136,20 @@ def test_a_network_is_deterministic_by_seed(network: AttributeNet) -> None:
     for name, value in network.state_dict().items():
         assert torch.equal(value, same[name])
     assert not torch.equal(network.head.get_parameter("0.weight"), other["head.0.weight"])
+
+
+def test_fine_tuning_all_layers_starts_from_the_weights_there_are(network: AttributeNet) -> None:
+    (x, y), (val_x, val_y) = pictures(300, 5), pictures(100, 6)
+    inverted, val_inverted = 255 - x, 255 - val_x
+    net = copy.deepcopy(network).requires_grad_(False)
+    same = train_network(net, inverted, y, val_inverted, val_y, 0, 0.001, 0, CPU, fresh=False)
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in same.state_dict().items())
+    test_x, test_y = pictures(300, 7)
+    before = (network((255 - test_x).float() / 255).argmax(1) == test_y).double().mean()
+    tuned = train_network(net, inverted, y, val_inverted, val_y, 12, 0.002, 0, CPU, fresh=False, dtype=torch.bfloat16)
+    after = (tuned((255 - test_x).float() / 255).argmax(1) == test_y).double().mean()
+    assert before < 0.5 < 0.7 < after
+    assert {p.dtype for p in tuned.parameters()} == {torch.float32}
 
 
 def test_features_are_the_bodys_in_order() -> None:

@@ -1,0 +1,249 @@
+"""The tables that notebooks show and write: a row per cell, percent, beside the paper's own numbers."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from dftlib import evaluation, figures, similarity
+from dftlib.classifiers import to_float
+from dftlib.config import ROOT, Profile
+from dftlib.datasets import SPLITS
+from dftlib.experiments import (
+    ON_N,
+    REMEDIES,
+    ROLES,
+    SCRATCH,
+    Cell,
+    Outcome,
+    cells,
+    classifier,
+    faces,
+    labels_of,
+    published,
+    rows_of,
+    unperturbed,
+)
+from dftlib.perturbation import BOXES, Perturbation
+
+
+def outcomes(found: Iterable[Outcome]) -> pd.DataFrame:
+    """The rows of these outcomes, with the paper's own before and after (percent) where the data sets are the paper's."""
+    rows = pd.DataFrame([o.row for o in found])
+    paper = published().rename(columns={"model_trained_on": "model", "before": "published_before", "after": "published_after"})
+    paper = paper.drop(columns="experiment").assign(data=paper["data"].str.lower(), model=paper["model"].str.lower())
+    return rows.merge(paper, on=["table", "attribute", "data", "model"], how="left")
+
+
+def controls(profile: Profile, found: Iterable[Outcome]) -> pd.DataFrame:
+    """A row per outcome and control: accuracy and balanced accuracy (percent, Wilson 95 %), and how far N is above it.
+
+    `over` is the accuracy under N less the control's, with a bootstrap over people; `gained` and `lost` count the pictures
+    that only N, and that only the control, gets right.
+    """
+    rows = []
+    for o in found:
+        drawn = evaluation.people_drawn(faces(profile, o.cell.data, o.cell.protocol).subjects[o.test_rows])
+        after, one = o.right["after"], np.ones((1, len(o.labels)))
+        for name in ("before", "after", *REMEDIES, *ON_N, "oracle"):
+            if name not in o.right:
+                continue
+            right = o.right[name]
+            low, high = evaluation.wilson(right)
+            over = evaluation.interval(evaluation.gain(after, right, drawn))
+            rows.append(
+                {
+                    **{k: o.row[k] for k in ("table", "data", "model", "attribute", "protocol", "seed", "n_test")},
+                    "control": name,
+                    "accuracy": 100 * right.mean(), "accuracy_lo": 100 * low, "accuracy_hi": 100 * high,
+                    "balanced": 100 * float(evaluation.balanced_share(right, o.labels, one)[0]),
+                    "over": 100 * (after.mean() - right.mean()), "over_lo": 100 * over[0], "over_hi": 100 * over[1],
+                    "gained": int((after & ~right).sum()), "lost": int((right & ~after).sum()),
+                    "mcnemar_p": evaluation.mcnemar(right, after),
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def subgroups(profile: Profile, found: Iterable[Outcome], smallest: int = 50) -> pd.DataFrame:
+    """Accuracy before and after for women and men, and with and without glasses (groups of `smallest` test pictures or more).
+
+    Percent, with Wilson intervals; the interval of the rise is a bootstrap over people.
+    """
+    names = {"Gender": ("women", "men"), "Eyeglasses": ("no glasses", "glasses")}
+    rows = []
+    for o in found:
+        data = faces(profile, o.cell.data, o.cell.protocol)
+        for attribute, values in names.items():
+            for value, group in enumerate(values):
+                here = data.labels[attribute].to_numpy()[o.test_rows] == value
+                if here.sum() < smallest:
+                    continue
+                people = data.subjects[o.test_rows][here]
+                said = {"group": group, "n": int(here.sum()), "people": len(np.unique(people))}
+                names_of_cell = {k: o.row[k] for k in ("table", "data", "model", "attribute", "protocol", "seed")}
+                both = evaluation.compared(o.right["before"][here], o.right["after"][here], people)
+                rows.append({**names_of_cell, **said, **both})
+    return pd.DataFrame(rows)
+
+
+def confusion(found: Iterable[Outcome]) -> pd.DataFrame:
+    """Table 4: row-normalised confusion matrices in percent, a row per true class, beside the paper's where they exist."""
+    rows = []
+    for o in found:
+        for stage, scores in (("before", o.before), ("after", o.after)):
+            for truth, name in ((1, "present"), (0, "absent")):
+                share = 100 * float((scores.argmax(1).numpy()[o.labels == truth] == 1).mean())
+                rows.append(
+                    {
+                        "data": o.cell.data,
+                        "attribute": o.cell.attribute,
+                        "stage": stage,
+                        "truth": name,
+                        "predicted_present": share,
+                        "predicted_absent": 100 - share,
+                    }
+                )
+    paper = pd.read_csv(ROOT / "results" / "published" / "data_fine_tuning_confusion.csv").drop(columns="table")
+    paper = paper.assign(data=paper["data"].str.lower())
+    return pd.DataFrame(rows).merge(paper, on=["data", "attribute", "stage", "truth"], how="left", suffixes=("", "_published"))
+
+
+def data_summary(profile: Profile) -> pd.DataFrame:
+    """A row per data set, protocol, attribute and split: pictures, people, share present (percent), people also in train."""
+    rows = []
+    for name in profile.datasets:
+        for protocol in profile.protocols:
+            data = faces(profile, name, protocol)
+            for attribute in data.labels:
+                known = data.labels[attribute].to_numpy() >= 0
+                people = set(data.subjects[known & (data.split == "train")])
+                for split in SPLITS:
+                    here = known & (data.split == split)
+                    if not here.any():
+                        continue
+                    persons = set(data.subjects[here])
+                    rows.append(
+                        {
+                            "data": name,
+                            "protocol": protocol,
+                            "attribute": attribute,
+                            "split": split,
+                            "pictures": int(here.sum()),
+                            "people": len(persons),
+                            "present": 100 * float(data.labels[attribute].to_numpy()[here].mean()),
+                            "people_also_in_train": len(persons & people) if split != "train" else 0,
+                        }
+                    )
+    return pd.DataFrame(rows)
+
+
+def classifier_accuracy(profile: Profile) -> pd.DataFrame:
+    """Every classifier of the tables on the test pictures of its own data set, and on every other set for its attribute.
+
+    Percent, ROC areas in [0, 1]; `trivial` is the majority class of the training split. Gender also for `convnet`.
+    """
+    pairs = dict.fromkeys((c.model, c.attribute) for c in cells(profile, 2, 3, 5, 6))
+    runs = [(profile, *pair) for pair in pairs]
+    if profile.backbone != "convnet":
+        scratch = replace(profile, **SCRATCH)
+        runs += [(scratch, name, "Gender") for name in profile.datasets]
+    protocol, seed = profile.protocols[0], profile.seeds[0]
+    rows = []
+    for run, name, attribute in tqdm(runs, desc="classifiers", unit="classifier", disable=None):
+        train = rows_of(run, name, attribute, "train", protocol, seed)
+        majority = int(labels_of(run, name, attribute, train, protocol).double().mean() >= 0.5)
+        for data in run.datasets:
+            if (faces(run, data, protocol).labels[attribute] < 0).all():
+                continue
+            test = rows_of(run, data, attribute, "test", protocol, seed)
+            y = labels_of(run, data, attribute, test, protocol).numpy()
+            scores = unperturbed(run, Cell(0, attribute, data, name, protocol, seed), name, test)
+            low, high = evaluation.wilson(scores.argmax(1).numpy() == y)
+            rows.append(
+                {
+                    "attribute": attribute,
+                    "model": name,
+                    "data": data,
+                    "backbone": run.backbone,
+                    "protocol": protocol,
+                    "seed": seed,
+                    "n_train": len(train),
+                    "n_test": len(y),
+                    "accuracy": 100 * evaluation.accuracy(scores, y),
+                    "accuracy_lo": 100 * low,
+                    "accuracy_hi": 100 * high,
+                    "trivial": 100 * float((y == majority).mean()),
+                    "balanced": 100 * evaluation.balanced_accuracy(scores, y),
+                    "auc": evaluation.roc_area(scores, y),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def boxes_at_zero(profile: Profile) -> pd.DataFrame:
+    """Each box map at N = 0 on the Gender test pictures of each set, under that set's own classifier: percent and dB.
+
+    A map that is the identity there changes nothing; `printed`, equation 5 as it stands, does.
+    """
+    protocol, seed = profile.protocols[0], profile.seeds[0]
+    rows = []
+    for name in profile.datasets:
+        test = rows_of(profile, name, "Gender", "test", protocol, seed)
+        y = labels_of(profile, name, "Gender", test, protocol).numpy()
+        images = faces(profile, name, protocol).images[test]
+        model, plain = classifier(profile, name, "Gender", protocol, seed), to_float(images, torch.device("cpu"))
+        for box in BOXES:
+            z = Perturbation(torch.zeros(images.shape[1:]), box).apply(images)
+            rows.append(
+                {
+                    "data": name,
+                    "box": box,
+                    "original": 100 * evaluation.accuracy(model.scores(images), y),
+                    "at_zero": 100 * evaluation.accuracy(model.scores(z), y),
+                    "psnr": float(similarity.psnr(plain, z).mean()),
+                    "darkest": float(z.min()),
+                    "brightest": float(z.max()),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def design(profile: Profile) -> pd.DataFrame:
+    """Table 1 on the profile's data sets: a row per cell of the paper's Tables 2, 3, 5 and 6."""
+    plan = published()[["table", "experiment", "attribute", "data", "model_trained_on"]]
+    return plan.replace(dict(zip(ROLES, profile.datasets, strict=True)))
+
+
+def brief(rows: pd.DataFrame) -> pd.DataFrame:
+    """The columns of a table that a reader looks at first, rounded."""
+    names = ["attribute", "data", "model", "protocol", "seed", "before", "after", "rise", "rise_lo", "rise_hi", "gained", "lost"]
+    names += ["mcnemar_p", *REMEDIES, "over_best", "over_best_lo", "over_best_hi", "shuffled", "oracle", "balanced_before"]
+    names += ["balanced_after", "auc_before", "auc_after", "recommended", "after_8bit", "after_jpeg95", "psnr", "ssim"]
+    if rows["published_before"].notna().any():
+        names += ["published_before", "published_after"]
+    finer = {"mcnemar_p": 4, "ssim": 2, "auc_before": 3, "auc_after": 3}
+    return rows[names].round(dict.fromkeys(rows[names].select_dtypes("float"), 1) | finer)
+
+
+def panel(o: Outcome) -> figures.Panel:
+    """An outcome as the score plots take it."""
+    return figures.Panel(o.cell.title, o.before[:, 1].numpy(), o.after[:, 1].numpy(), o.labels)
+
+
+def block(profile: Profile, o: Outcome) -> figures.Block:
+    """An outcome with its faces, as Figure 5 takes it."""
+    return figures.Block(panel(o), faces(profile, o.cell.data, o.cell.protocol), o.test_rows, o.perturbation)
+
+
+def published_confusion(found: Sequence[Outcome]) -> list[NDArray[np.float64]]:
+    """The paper's Table 4 for these outcomes, as `figures.confusion` takes it; empty for synthetic data sets."""
+    measured = confusion(found)
+    if measured["predicted_present_published"].isna().any():
+        return []
+    columns = ["predicted_present_published", "predicted_absent_published"]
+    return [rows[columns].to_numpy().reshape(2, 2, 2) for _, rows in measured.groupby("attribute", sort=False)]
