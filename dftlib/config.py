@@ -53,7 +53,7 @@ class Profile:
     epochs: int
     patience: int  # epochs without a better validation accuracy before the fit stops
     label_budgets: tuple[int, ...]  # labelled pictures that notebook 04 goes through
-    label_draws: int  # times that each budget is drawn anew
+    label_draws: int  # times that a budget below 256 is drawn anew
     frontier_weights: tuple[float, ...]  # of the averaged distance, in notebook 05
     frontier_limits: tuple[float, ...]  # decibels, beside min_psnr itself
     precision: str  # 'auto' | 'float32' | 'bfloat16'

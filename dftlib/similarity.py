@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 GREY = (0.299, 0.587, 0.114)  # shares of red, green and blue
-ITERATIONS, EPSILON = 50, 1e-3  # an alignment ends after so many steps, or one that changes the correlation by less
-HELD, AT_ONCE = 2**21, 2**17  # pixels of pairs prepared at once, to bound memory, and worked on at once, to stay in the cache
+ITERATIONS, EPSILON = 50, 1e-3  # OpenCV's: an alignment ends after so many steps, or one that changes the correlation by less
+CHUNK = 2**18  # pixels of pairs aligned at once: bounds memory, and more would fall out of the processor's cache
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
@@ -17,11 +17,14 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 def _filter(x: Tensor, taps: Tensor) -> Tensor:
     """Pictures n x C x H x W correlated with the taps, down and across, where they fit."""
     n, channels, height, width = x.shape
+    planes, lost = n * channels, len(taps) - 1
+    if not planes:
+        return x[..., lost:, lost:]  # conv2d wants a channel
     # Planes as channels of one picture go through the convolution several times faster, and come out the same to the bit.
-    x, planes = x.reshape(1, -1, height, width), n * channels
+    x = x.reshape(1, planes, height, width)
     x = F.conv2d(x, taps.view(1, 1, -1, 1).expand(planes, 1, -1, 1), groups=planes)
     x = F.conv2d(x, taps.view(1, 1, 1, -1).expand(planes, 1, 1, -1), groups=planes)
-    return x.view(n, channels, *x.shape[2:])
+    return x.view(n, channels, height - lost, width - lost)
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
@@ -41,73 +44,83 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     return index.mean((1, 2, 3))
 
 
-def _grid(x: Tensor) -> Tensor:
-    """The pixels (x, y, 1) of pictures n x C x H x W, row by row: 3 x HW."""
-    y, x = torch.meshgrid(*(torch.arange(size, dtype=x.dtype, device=x.device) for size in x.shape[2:]), indexing="ij")
-    return torch.stack((x, y, torch.ones_like(x))).flatten(1)
+def _axes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The columns (W) and the rows (H x 1) of pictures n x C x H x W, in pixels."""
+    height, width = (torch.arange(size, dtype=x.dtype, device=x.device) for size in x.shape[2:])
+    return width, height[:, None]
 
 
 def _sample(x: Tensor, places: Tensor, outside: str) -> Tensor:
-    """Pictures n x C x H x W read, linearly between pixels, at places n x 2 x HW (x and y in pixels)."""
-    n, _, height, width = x.shape
-    # To 1/32 of a pixel, as OpenCV rounds: exact places would change PASS by up to 0.004.
-    places = (32 * places).round_().div_(places.new_tensor([[16 * (width - 1)], [16 * (height - 1)]])).sub_(1)
-    return F.grid_sample(x, places.mT.reshape(n, height, width, 2), padding_mode=outside, align_corners=True)
+    """Pictures n x C x H x W read, linearly between pixels, at places n x 2 x H x W (column and row in pixels)."""
+    height, width = x.shape[2:]
+    # To 1/32 of a pixel, as OpenCV rounds: exact places would change PASS by up to 0.003.
+    places = (32 * places).round_().permute(0, 2, 3, 1) / (16 * places.new_tensor([width - 1, height - 1])) - 1
+    return F.grid_sample(x, places, padding_mode=outside, align_corners=True)
 
 
-def _homographies(a: Tensor, b: Tensor, at_once: int) -> Tensor:
-    """For each pair the n x 3 x 3 that takes a pixel (x, y, 1) of `a` to its place in `b`; the identity if none is found.
+def _warped(x: Tensor, warps: Tensor) -> tuple[Tensor, Tensor]:
+    """Where homographies n x 3 x 3 take the pixels of `x`, n x 2 x H x W, and the third coordinate they were divided by."""
+    columns, rows = _axes(x)
+    right, down, shift = warps.to(x.dtype)[..., None, None].unbind(2)
+    places = right * columns + (down * rows + shift)
+    return places[:, :2] / places[:, 2:], places[:, 2:]
+
+
+def _homographies(a: Tensor, b: Tensor) -> Tensor:
+    """For each pair the n x 3 x 3 that takes a place (x, y, 1) in `a` to its place in `b`; the identity if none is found.
 
     Evangelidis and Psarakis 2008, forward additive, with the filters, masks and stopping rule of OpenCV's
-    `findTransformECC`. Pairs that end make room for the next: `at_once` are under way.
+    `findTransformECC`. Every pair has its own state, and drops out when it has ended.
     """
     n, _, height, width = a.shape
-    grey = (torch.cat((a, b)) * a.new_tensor(GREY).view(3, 1, 1)).sum(1, keepdim=True)
-    template, image = _filter(F.pad(grey, [2] * 4, "reflect"), a.new_tensor([1, 4, 6, 4, 1]) / 16).split(n)
+    binomial, grey = a.new_tensor([1, 4, 6, 4, 1]) / 16, a.new_tensor(GREY)
+    pictures = torch.cat([grey @ p.flatten(2) for p in (a, b)]).view(2 * n, 1, height, width)
+    template, image = _filter(F.pad(pictures, [2] * 4, "reflect"), binomial).split([n, n])
     right = F.pad(image[..., 2:] - image[..., :-2], (1, 1)) / 2
     down = F.pad(image[..., 2:, :] - image[..., :-2, :], (0, 0, 1, 1)) / 2
     source = torch.cat((image, right, down), 1)
     # Sums around the mean keep more digits; a mean in float64 is exact for a flat picture and leaves zeros.
-    level = image.double().mean((2, 3)).to(a.dtype)
-    template = template.flatten(1) - template.double().mean((2, 3)).to(a.dtype)
+    level, mean = (p.double().mean((2, 3), keepdim=True).to(p.dtype) for p in (image, template))
+    template -= mean
 
-    grid, middle = _grid(a), a.new_tensor([[width - 1], [height - 1]]) / 2
+    (columns, rows), middle = _axes(a), a.new_tensor([width - 1, height - 1]).view(2, 1, 1) / 2
     identity = torch.eye(3, dtype=torch.float64, device=a.device)
-    warps, rho, steps = identity.repeat(n, 1, 1), identity.new_full((n,), -2), identity.new_zeros(n)
-    waiting = torch.arange(n, device=a.device)
-    active, waiting = waiting[:at_once], waiting[at_once:]
-    space = a.new_empty(len(active), 12, height * width)  # made once: fresh memory takes longer than the sums
-    while len(active):
-        places = warps[active].to(a.dtype) @ grid
-        scale, places = places[:, 2], places[:, :2] / places[:, 2:]
-        seen = _sample(source[active], places, "zeros").flatten(2)
+    warps, warp, rho = identity.repeat(n, 1, 1), identity.repeat(n, 1, 1), identity.new_full((n,), -2)
+    active = torch.arange(n, device=a.device)
+    space = a.new_empty(n, 12, height, width)  # made once: fresh memory takes longer than the sums
+    for iteration in range(ITERATIONS):
+        places, divisor = _warped(source, warp)
+        seen = _sample(source, places, "zeros") if iteration else source  # the identity moves nothing
         inside = (places - middle).abs() <= middle + 0.5
-        inside = (inside[:, 0] & inside[:, 1]).to(a.dtype)
+        mask = (inside[:, :1] & inside[:, 1:]).to(a.dtype)
+        # Twelve planes: derivatives by the homography's eight free numbers, column by column; image; masked: image, template, 1.
         planes = space[: len(active)]
-        right, down, both = planes[:, 6:9].unbind(1)
-        torch.div(seen[:, 1:], scale[:, None], out=planes[:, 6:8])
-        torch.addcmul(right * places[:, 0], down, places[:, 1], out=both).neg_()
-        torch.mul(grid[:2, None], planes[:, None, 6:9], out=planes[:, :6].unflatten(1, (2, 3)))
-        # Eight derivatives: the ninth number of a homography is 1, and its plane takes the image.
-        torch.addcmul(seen[:, 0], level[active], inside, value=-1, out=planes[:, 8])
-        torch.mul(planes[:, 8], inside, out=planes[:, 9])
-        torch.mul(template[active], inside, out=planes[:, 10])
-        planes[:, 11] = inside
-        sums = (planes @ planes.mT).double()
+        slopes, last = planes[:, 6:9], planes[:, 8:9]
+        torch.div(seen[:, 1:], divisor, out=slopes[:, :2])
+        torch.sum(slopes[:, :2] * places, 1, keepdim=True, out=last).neg_()
+        torch.mul(slopes, columns, out=planes[:, :3])
+        torch.mul(slopes, rows, out=planes[:, 3:6])
+        torch.sub(seen[:, :1], level * mask, out=last)  # the ninth number is 1 and free no more
+        torch.mul(last, mask, out=planes[:, 9:10])
+        torch.mul(template, mask, out=planes[:, 10:11])
+        planes[:, 11:] = mask
+        sums = (planes.flatten(2) @ planes.flatten(2).mT).double()
         centred = sums - sums[:, :, 11:] * sums[:, 11:] / sums[:, 11:, 11:]
-        norm, correlation = (centred[:, 9, 9] * centred[:, 10, 10]).sqrt(), centred[:, 9, 10]
-        projected = centred[:, :8, [8, 10]]  # image and template on the derivatives
+        power, common, norm = centred[:, 9, 9], centred[:, 9, 10], centred[:, 10, 10]
+        before, rho = rho, common / (power * norm).sqrt()
+        projected = centred[:, :8, [8, 10]]  # the image and the template on the derivatives
         solved, singular = torch.linalg.solve_ex(sums[:, :8, :8], projected)
-        above, below = (centred[:, 9, 9:11] - (projected * solved[..., :1]).sum(1)).unbind(1)
-        step = (above / below)[:, None] * solved[..., 1] - solved[..., 0]
-        found = (singular == 0) & (below > 0) & (correlation / norm + step.sum(1)).isfinite()
-        step = F.pad(step, (0, 1)).unflatten(1, (3, 3)).mT
-        warps[active] = torch.where(found[:, None, None], warps[active] + step, identity)
-        steps[active] += 1
-        going = found & ((correlation / norm - rho[active]).abs() >= EPSILON) & (steps[active] < ITERATIONS)
-        rho[active] = correlation / norm
-        room = len(active) - int(going.sum())
-        active, waiting = torch.cat((active[going], waiting[:room])), waiting[room:]
+        explained = (projected * solved[..., :1]).sum(1)
+        gain = (power - explained[:, 0]) / (common - explained[:, 1])
+        step = gain[:, None] * solved[..., 1] - solved[..., 0]
+        warp = warp + F.pad(step, (0, 1)).unflatten(1, (3, 3)).mT
+        found = (singular == 0) & (common > explained[:, 1]) & rho.isfinite() & step.isfinite().all(1)
+        warps[active] = warp.where(found[:, None, None], identity)
+        going = found & ((rho - before).abs() >= EPSILON)
+        if not going.any():
+            break
+        if not going.all():
+            active, warp, rho, source, template, level = (v[going] for v in (active, warp, rho, source, template, level))
     return warps
 
 
@@ -122,11 +135,8 @@ def pass_score(a: Tensor, b: Tensor) -> Tensor:
     """
     if a.shape != b.shape or a.shape[1] != 3:
         raise ValueError(f"PASS compares two batches of n x 3 x H x W, not {tuple(a.shape)} and {tuple(b.shape)}.")
-    held, at_once = (max(1, pixels // a[0, 0].numel()) for pixels in (HELD, AT_ONCE))
-    scores = [a.new_empty(0)]
-    for originals, perturbed in zip(a.split(held), b.split(held), strict=True):
-        warps = _homographies(originals, perturbed, at_once).to(a.dtype)
-        for p, q, warp in zip(originals.split(at_once), perturbed.split(at_once), warps.split(at_once), strict=True):
-            places = warp @ _grid(q)
-            scores.append(ssim(p, _sample(q, places[:, :2] / places[:, 2:], "border")))
+    scores, at_once = [a.new_empty(0)], max(1, CHUNK // a.shape[2:].numel())
+    for p, q in zip(a.split(at_once), b.split(at_once), strict=True):
+        places, _ = _warped(q, _homographies(p, q))
+        scores.append(ssim(p, _sample(q, places, "border")))
     return torch.cat(scores)

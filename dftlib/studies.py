@@ -130,7 +130,7 @@ def label_budget(profile: Profile) -> pd.DataFrame:
         (cell, budget, draw)
         for cell in contest(profile)
         for budget in profile.label_budgets
-        for draw in range(profile.label_draws if budget else 1)
+        for draw in range(profile.label_draws if 0 < budget < 256 else 1)  # larger budgets vary less, and take longer
     ]
     rows = []
     for cell, budget, draw in tqdm(runs, desc="label budgets", unit="run", disable=None):
@@ -253,6 +253,8 @@ def _box_map(profile: Profile, cell: Cell) -> Choices:
 
 
 def _passes(profile: Profile, cell: Cell) -> Choices:
+    if cell.data != profile.datasets[2]:
+        return  # the long fit is worth its time on the smallest data set, where it is likeliest to learn too much
     own = experiments.settings_of(profile)
     yield f"{own.epochs} passes", _tried(profile, cell, own)
     yield f"{5 * own.epochs} passes", _tried(profile, cell, replace(own, epochs=5 * own.epochs, patience=5 * own.epochs))

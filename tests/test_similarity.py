@@ -1,17 +1,24 @@
-"""PSNR and SSIM against scikit-image, picture by picture."""
+"""PSNR and SSIM against scikit-image, PASS against OpenCV and scikit-image, picture by picture."""
 
 import math
+import os
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from dftlib.datasets import synthetic
-from dftlib.similarity import psnr, ssim
+from dftlib import similarity
+from dftlib.datasets import load_dataset, synthetic
+from dftlib.similarity import pass_score, psnr, ssim
 
+DATA = os.environ.get("DFT_DATA", "")
+KINDS = ("noise", "universal", "shift", "turn", "contrast")
+WANG = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1, "channel_axis": 0}
 Pair = tuple[Tensor, Tensor]
 
 
@@ -31,6 +38,38 @@ def faces() -> Pair:
     return x, y
 
 
+def perturbed(images: NDArray[np.uint8]) -> Pair:
+    """The pictures once for each of `KINDS`, and what that makes of them, in 256 levels."""
+    x, random = torch.tensor(images) / 255, torch.Generator().manual_seed(0)
+    shape = x.shape[1:]
+    moved, turned = torch.empty_like(x), torch.empty_like(x)
+    for i, picture in enumerate(x):
+        down, right, angle = (4 * torch.rand(3, generator=random) - 2).tolist()
+        moved[i] = picture.roll((round(down), round(right)), (1, 2))
+        matrix = cv2.getRotationMatrix2D((shape[2] / 2, shape[1] / 2), 2 * angle, 1)
+        turn = cv2.warpAffine(picture.permute(1, 2, 0).numpy(), matrix, shape[:0:-1], borderMode=cv2.BORDER_REPLICATE)
+        turned[i] = torch.from_numpy(turn).permute(2, 0, 1)
+    universal = 0.06 * torch.randn(shape, generator=random).sign()
+    y = torch.cat((x + 0.05 * torch.randn(x.shape, generator=random), x + universal, moved, turned, 0.2 + 0.6 * x))
+    return x.repeat(len(KINDS), 1, 1, 1), (y.clamp(0, 1) * 255).round() / 255
+
+
+def pass_by_opencv(a: Tensor, b: Tensor) -> list[float]:
+    """The reference: a homography by OpenCV, SSIM by scikit-image; repeats the edge outside, keeps `b` where OpenCV gives up."""
+    scores = []
+    rule = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-3)
+    for p, q in zip(a.permute(0, 2, 3, 1).numpy(), b.permute(0, 2, 3, 1).numpy(), strict=True):
+        original, changed = (255 * cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in (p, q))
+        try:
+            _, warp = cv2.findTransformECC(original, changed, np.eye(3, dtype="f4"), cv2.MOTION_HOMOGRAPHY, rule)
+        except cv2.error:
+            warp = np.eye(3, dtype="f4")
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        aligned = cv2.warpPerspective(q, warp, q.shape[1::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        scores.append(structural_similarity(p, aligned, **WANG | {"channel_axis": 2}))
+    return scores
+
+
 @pytest.mark.parametrize("pair", [noise, faces])
 def test_psnr_is_scikit_images(pair: Callable[[], Pair]) -> None:
     a, b = pair()
@@ -41,18 +80,75 @@ def test_psnr_is_scikit_images(pair: Callable[[], Pair]) -> None:
 @pytest.mark.parametrize("pair", [noise, faces])
 def test_ssim_is_wangs(pair: Callable[[], Pair]) -> None:
     a, b = pair()
-    how = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1, "channel_axis": 0}
-    wanted = [structural_similarity(p.double().numpy(), q.double().numpy(), **how) for p, q in zip(a, b, strict=True)]
+    wanted = [structural_similarity(p.double().numpy(), q.double().numpy(), **WANG) for p, q in zip(a, b, strict=True)]
     np.testing.assert_allclose(ssim(a, b).numpy(), wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("style", synthetic.STYLES)
+def test_pass_is_opencvs(style: str) -> None:
+    a, b = perturbed(synthetic.load(style, 64, seed=2, subjects=32, per_subject=1).images)
+    np.testing.assert_allclose(pass_score(a, b).numpy(), pass_by_opencv(a, b), rtol=0, atol=2e-3)
+
+
+@pytest.mark.skipif(not DATA, reason="DFT_DATA names no folder with the real data sets")
+def test_pass_of_real_faces_is_opencvs() -> None:
+    a, b = perturbed(load_dataset("muct", DATA).images[::117])
+    assert len(a) >= 128
+    np.testing.assert_allclose(pass_score(a, b).numpy(), pass_by_opencv(a, b), rtol=0, atol=2e-3)
+
+
+def test_pass_of_other_sizes_is_opencvs() -> None:
+    a, b = (torch.nn.functional.interpolate(x, (72, 50), mode="bilinear") for x in faces())
+    np.testing.assert_allclose(pass_score(a, b).numpy(), pass_by_opencv(a, b), rtol=0, atol=2e-3)
+
+
+def test_pass_without_a_homography_is_ssim() -> None:
+    """Flat pictures on either side, negatives, stripes that don't tell where they are along themselves, and no number."""
+    x = faces()[0]
+    stripes = (torch.arange(64) / 9).sin().expand_as(x[0]) / 2 + 0.5
+    a = torch.stack((x[0], torch.full_like(x[0], 0.3), x[0], x[1], stripes))
+    b = torch.stack((torch.full_like(x[0], 0.3), x[0], torch.ones_like(x[0]), 1 - x[1], stripes.roll(1, 2)))
+    torch.testing.assert_close(pass_score(a, b), ssim(a, b))
+    np.testing.assert_allclose(pass_score(a[:4], b[:4]).numpy(), pass_by_opencv(a[:4], b[:4]), rtol=0, atol=1e-4)
+    assert pass_score(a, b * math.nan).isnan().all()
+
+
+def test_pass_forgives_shifts() -> None:
+    x = faces()[0]
+    for shift in ((1, 0), (0, -1), (1, 1)):
+        moved = x.roll(shift, (2, 3))
+        assert (pass_score(x, moved) > ssim(x, moved) + 0.01).all()
+        assert (pass_score(x, moved) > 0.9).all()
+
+
+def test_pass_of_a_pair_doesnt_depend_on_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = faces()
+    wanted = pass_score(a, b)
+    for pixels in (1, 3 * 64 * 64):
+        monkeypatch.setattr(similarity, "CHUNK", pixels)
+        torch.testing.assert_close(pass_score(a, b), wanted, rtol=0, atol=1e-3)
+
+
+def test_pass_refuses_other_shapes() -> None:
+    a, b = faces()
+    for p, q in ((a, b[:2]), (a, b[:1]), (a[:, :1], b[:, :1])):
+        with pytest.raises(ValueError, match="n x 3 x H x W"):
+            pass_score(p, q)
 
 
 def test_equal_pictures() -> None:
     a, _ = faces()
     assert psnr(a, a).tolist() == [math.inf] * 4
     np.testing.assert_allclose(ssim(a, a).numpy(), 1, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(pass_score(a, a).numpy(), 1, rtol=0, atol=1e-6)
 
 
-def test_both_are_symmetric() -> None:
+def test_no_pictures() -> None:
+    nothing = torch.empty(0, 3, 64, 64)
+    assert [len(measure(nothing, nothing)) for measure in (psnr, ssim, pass_score)] == [0, 0, 0]
+
+
+def test_psnr_and_ssim_are_symmetric() -> None:
     a, b = faces()
     torch.testing.assert_close(psnr(a, b), psnr(b, a))
     torch.testing.assert_close(ssim(a, b), ssim(b, a))
