@@ -419,11 +419,11 @@ def controls(table: pd.DataFrame, note: str = "") -> Figure:
     Columns: table, attribute, data, model, control, over with _lo and _hi. Bold: the 95 % interval excludes zero.
     """
     names = table["attribute"] + ": " + table["data"] + " by " + table["model"]
-    table = table.assign(cell=names)
+    table = table.assign(cell=names)[table["control"] != "after"]
     grid, low, high = (
         table.pivot_table(value, "cell", "control", sort=False, dropna=False) for value in ("over", "over_lo", "over_hi")
     )
-    with _sheet(PAGE, 1.3 + 0.2 * len(grid), note) as figure:
+    with _sheet(PAGE, 1.5 + 0.2 * len(grid), note) as figure:
         ax = figure.subplots()
         most = min(30.0, float(np.nanmax(np.abs(grid.to_numpy()))))
         bar = {"label": "accuracy under N less the control's (points)", "location": "bottom", "shrink": 0.5, "aspect": 40}
@@ -433,10 +433,10 @@ def controls(table: pd.DataFrame, note: str = "") -> Figure:
         clear = ((low > 0) | (high < 0)).to_numpy()[~grid.isna().to_numpy()]
         for text, sure in zip(ax.texts, clear, strict=True):
             text.set_fontweight("bold" if sure else "normal")
-        ax.set_xticks(ax.get_xticks(), [str(c).replace("_", "\n") for c in grid.columns], rotation=0)
+        ax.set_xticks(ax.get_xticks(), [str(c).replace("_", " ") for c in grid.columns], rotation=90)
         ax.set(xlabel="", ylabel="")
-        ax.tick_params(length=0)
         ax.xaxis.tick_top()
+        ax.tick_params(length=0)
     return figure
 
 

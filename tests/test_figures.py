@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from dftlib import figures
 from dftlib.datasets import ATTRIBUTES, FaceDataset
+from dftlib.experiments import ON_N, REMEDIES
 from dftlib.figures import Block, Panel
 from dftlib.illustration import example
 from dftlib.perturbation import Perturbation
@@ -120,7 +121,7 @@ def controls() -> pd.DataFrame:
     rows = [
         {"table": 5, "attribute": a, "data": d, "model": m, "control": control} | limits(10.0 - i, 3, "over")
         for a, d, m in CELLS
-        for i, control in enumerate(("before", "trivial", "colour_threshold", "mean_picture", "shuffled", "moved_1", "oracle"))
+        for i, control in enumerate(("before", *REMEDIES, *ON_N, "oracle"))
         if (d, control) != ("muct", "shuffled")
     ]
     return pd.DataFrame(rows)
@@ -196,7 +197,7 @@ FIGURES: dict[str, tuple[Callable[[str], Figure], set[str]]] = {
     ),
     "controls": (
         lambda note: figures.controls(controls(), note),
-        {"Gender: muct by celeba", "colour\nthreshold", "+10.0", "accuracy under N less the control's (points)"},
+        {"Gender: muct by celeba", "colour threshold", "+10.0", "accuracy under N less the control's (points)"},
     ),
     "scorecard": (
         lambda note: figures.scorecard(card(), note),
