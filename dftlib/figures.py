@@ -444,8 +444,8 @@ def scorecard(table: pd.DataFrame, note: str = "") -> Figure:
     """The paper's rise beside ours for each of its cells: the picture of `scorecard.scorecard`, Tables 2, 3, 5 and 6."""
     rows = table[table["table"] != 4].reset_index(drop=True)
     verdicts = {
-        "more than any simple remedy": (AFTER, "D", rows["beats_remedies"] == "yes"),
-        "no more than a simple remedy": (ABSENT, "o", rows["beats_remedies"] != "yes"),
+        "beats every simple remedy": (AFTER, "D", rows["beats_remedies"] == "yes"),
+        "not shown to beat the best of them": (ABSENT, "o", rows["beats_remedies"] != "yes"),
     }
     titles = {2: "Gender, own data", 3: "attributes, own data", 5: "Gender, other data", 6: "attributes, other data"}
     y = np.arange(len(rows)) + rows["table"].map({t: i for i, t in enumerate(titles)}).to_numpy() * 1.4
