@@ -336,9 +336,10 @@ def _mean_picture(profile: Profile, cell: Cell, model: TorchClassifier, source: 
 def _row(
     profile: Profile, cell: Cell, found: Perturbation, scores: dict[str, Tensor], y: NDArray[np.int64], subjects: NDArray[np.str_]
 ) -> tuple[dict[str, Any], dict[str, Bools]]:
-    """The row of section 'Results' of the README: accuracies and intervals in percent, PSNR in dB, ROC areas in [0, 1].
+    """The row of a table: accuracies and intervals in percent, PSNR in dB, ROC areas in [0, 1].
 
-    Beside it, which test pictures are right before, after and under each control.
+    `over_best` compares with whichever of `REMEDIES` is best on these very test pictures, which favours the remedies.
+    Beside the row, which test pictures are right before, after and under each control.
     """
     train_y = labels_of(profile, cell.data, cell.attribute, fit_rows(profile, cell), cell.protocol).numpy()
     present = {name: scores[name][:, 1].double().numpy() for name in ("before", "after", "colour", "train", "train_colour")}
