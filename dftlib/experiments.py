@@ -99,7 +99,7 @@ def faces(profile: Profile, name: str, protocol: str) -> FaceDataset:
 
 
 @cache
-def _signature(profile: Profile, name: str, protocol: str) -> str:
+def signature(profile: Profile, name: str, protocol: str) -> str:
     dataset = faces(profile, name, protocol)
     hasher = hashlib.sha256(np.ascontiguousarray(dataset.images).data)
     hasher.update(dataset.labels.to_csv().encode())
@@ -155,7 +155,7 @@ def features(profile: Profile, name: str, protocol: str) -> Tensor:
 def _training_key(profile: Profile, name: str, attribute: str, protocol: str, seed: int) -> dict[str, object]:
     kept = ("size", "backbone", "n_train", "n_val", "head_epochs", "head_learning_rate")
     numbers = {field: getattr(profile, field) for field in kept}
-    known = {"weights": _weights(profile), "data": _signature(profile, name, protocol)}
+    known = {"weights": _weights(profile), "data": signature(profile, name, protocol)}
     return {**numbers, **known, "attribute": attribute, "seed": seed}
 
 
@@ -209,7 +209,7 @@ def fit_key(profile: Profile, cell: Cell) -> dict[str, object]:
     device = device_of(profile)
     return {
         "model": _training_key(profile, cell.model, cell.attribute, cell.protocol, cell.seed),
-        "data": _signature(profile, cell.data, cell.protocol),
+        "data": signature(profile, cell.data, cell.protocol),
         "settings": asdict(settings_of(profile)),
         "n": (profile.n_fit, profile.n_train, profile.n_val, profile.n_test),
         "dtype": str(dtype_of(profile, device)),

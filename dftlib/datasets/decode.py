@@ -1,6 +1,7 @@
 """Label tables and pictures, read from disk: every fault ends in a `DataError` that names the file."""
 
 import csv
+import struct
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from dftlib import store
@@ -97,11 +98,17 @@ def signature(folder: Path, files: Sequence[str]) -> list[tuple[str, int, int]]:
 
 
 def read_picture(path: Path) -> Image.Image:
-    """The picture at `path`, RGB; an unreadable or truncated one raises `DataError`."""
+    """The picture at `path`, RGB, turned as its EXIF orientation says.
+
+    An unreadable or truncated one raises `DataError`, and so does one of more than 8 bits a channel.
+    """
     try:
         with Image.open(path) as picture:
+            if picture.mode.startswith(("I", "F")):  # Pillow would clip them, at 255 of 65535 for instance
+                raise DataError(f"{path} has grey levels of more than 8 bits: save it with 8 bits a channel.")
+            ImageOps.exif_transpose(picture, in_place=True)
             return picture.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError) as error:
         raise DataError(f"{path} can't be read ({error}): fetch that picture again.") from error
 
 

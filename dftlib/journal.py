@@ -1,0 +1,116 @@
+"""Pictures asked are paid for: a journal keeps every answer, a meter counts and stops at the budget."""
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dftlib.classifiers import BlackBox, Pictures, whole_levels
+from dftlib.config import DataError
+
+IN_ONE_QUESTION = 500  # digests that one SQL statement asks for
+CHANGED = 1e-3  # two answers to one picture further apart than this are two answers
+
+
+class BudgetSpentError(Exception):
+    """More pictures were about to be asked than the budget allows; none of them was."""
+
+
+class Journal:
+    """Answers of black boxes in one SQLite file, which only ever grows. Every answer is on disk before it is used."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Opens or creates `path`; `DataError` where it can't be written or is something else."""
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS answers (identity TEXT, picture BLOB, scores BLOB, PRIMARY KEY (identity, picture))"
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise DataError(f"The journal {path} can't be used ({error}): name another file, or move this one away.") from None
+
+    def known(self, identity: str, pictures: Iterable[bytes]) -> dict[bytes, Tensor]:
+        """The answers there are among these digests of pictures: float32 scores, one a class."""
+        wanted, found = list(pictures), {}
+        for start in range(0, len(wanted), IN_ONE_QUESTION):
+            some = wanted[start : start + IN_ONE_QUESTION]
+            marks = ",".join("?" * len(some))
+            rows = self._db.execute(
+                f"SELECT picture, scores FROM answers WHERE identity = ? AND picture IN ({marks})", [identity, *some]
+            )
+            found.update({picture: torch.from_numpy(np.frombuffer(scores, np.float32).copy()) for picture, scores in rows})
+        return found
+
+    def add(self, identity: str, answers: Mapping[bytes, Tensor]) -> None:
+        """Appends answers, in one transaction; one that is there already stays as it is."""
+        rows = [(identity, picture, scores.numpy().astype(np.float32).tobytes()) for picture, scores in answers.items()]
+        try:
+            self._db.execute("BEGIN")
+            self._db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", rows)
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise DataError(f"The journal {self.path} can't be written ({error}): free some space and run again.") from None
+
+
+class Meter:
+    """A black box behind a journal and a budget, itself a `Classifier` of whole grey levels.
+
+    `used` counts the different pictures that were needed so far, `sent` those of them that the journal didn't hold. The
+    budget is on `used`, so a resumed run stops where an undisturbed one would.
+    """
+
+    def __init__(self, box: BlackBox, journal: Journal, budget: int) -> None:
+        self.box, self.journal, self.budget = box, journal, budget
+        self.sent = 0
+        self._seen: dict[bytes, Tensor] = {}
+        self._bar = tqdm(total=budget, desc="asked", unit="picture", disable=None, leave=False)
+
+    def close(self) -> None:
+        self._bar.close()
+
+    @property
+    def used(self) -> int:
+        return len(self._seen)
+
+    @property
+    def left(self) -> int:
+        return self.budget - self.used
+
+    def scores(self, images: Pictures) -> Tensor:
+        """As `Classifier.scores`; raises `BudgetSpentError`, before anything is sent, where the pictures cost more than is left.
+
+        What is answered before a failure (`DataError`) is in the journal.
+        """
+        return self._asked(images, self.box.identity)
+
+    def unsteady(self, images: Pictures) -> float:
+        """Largest difference between the first answers to some pictures and the answers to the same ones sent once more.
+
+        The second answers are paid for and kept, under a name of their own.
+        """
+        first = self.scores(images)
+        return float((self._asked(images, f"{self.box.identity} (again)") - first).abs().max())
+
+    def _asked(self, images: Pictures, name: str) -> Tensor:
+        pictures = whole_levels(images)
+        keys = [hashlib.sha256(name.encode() + str(p.shape).encode() + p.tobytes()).digest() for p in pictures]
+        first = {key: row for row, key in reversed(list(enumerate(keys))) if key not in self._seen}
+        if len(first) > self.left:
+            raise BudgetSpentError
+        found = self.journal.known(name, first)
+        rows = sorted(first[key] for key in first.keys() - found.keys())
+        for some, scores in self.box.stream(pictures[rows]):
+            answers = {keys[row]: answer for row, answer in zip(rows[some], scores, strict=True)}
+            self.journal.add(name, answers)
+            self.sent += len(answers)
+            found |= answers
+        self._seen |= {key: found[key] for key in first}
+        self._bar.update(len(first))
+        return torch.stack([self._seen[key] for key in keys])

@@ -1,0 +1,389 @@
+"""Fitting a perturbation from answers alone, on a classifier that can't be opened; every picture asked is paid for.
+
+`fit` takes gradients where the classifier has them and asks where it has none. `LEARNERS` are the ways of asking, in the order
+of their price. They look for N among few coefficients, `GRID` x `GRID` a channel, enlarged to the picture (bicubic): what asking
+can find out about finer detail costs more than it brings.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cma
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+from tqdm.auto import tqdm
+
+from dftlib import config, evaluation, perturbation
+from dftlib.classifiers import BlackBox, Pictures, TorchClassifier, to_float
+from dftlib.config import DataError
+from dftlib.journal import BudgetSpentError, Journal, Meter
+from dftlib.models import ConvNet
+from dftlib.perturbation import BOXES, Perturbation, Settings
+
+CPU = torch.device("cpu")
+GRID = 8
+CHECKED = 12  # one part in so many of the budget goes to pictures of validation, and as much again to the same ones with N
+REPEATED = 8  # pictures sent twice, to see whether they are answered alike
+PROBE = 512  # fitting pictures on which the limit on the distortion is measured
+LIMIT = 6.0  # log-odds beyond which a surrogate isn't held to the answer's exact value
+BATCH = 128
+Learner = Callable[["Problem"], Iterator[Tensor]]
+
+
+@dataclass
+class Problem:
+    """What a learner has: pictures (uint8 n x 3 x H x W) with labels n, a meter to ask, a limit in dB, and a seed's draws."""
+
+    meter: Meter
+    images: Tensor
+    labels: Tensor
+    classes: int
+    min_psnr: float
+    draw: torch.Generator
+    reference: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def enlarged(self, c: Tensor) -> Tensor:
+        """Coefficients m x 3 x g x g -> N, m x 3 x H x W."""
+        return F.interpolate(c, tuple(self.images.shape[2:]), mode="bicubic", align_corners=False)
+
+    def under(self, x: Tensor, c: Tensor) -> Tensor:
+        """Float pictures in [0, 1] under coefficients, one set for all or one for each."""
+        return BOXES["atanh"](x, self.enlarged(c))
+
+    def limited(self, c: Tensor) -> Tensor:
+        """Coefficients scaled down to the limit on the distortion, to first order."""
+        x = to_float(self.images[:PROBE], CPU)
+        squared = (self.under(x, c) - x).square().mean()
+        return c / (squared * 10 ** (self.min_psnr / 10)).sqrt().clamp_min(1)
+
+    def noise(self, rows: Tensor, decibels: float, grid: int) -> Tensor:
+        """Random coefficients for each of these pictures, m x 3 x grid x grid, that leave each about so many decibels."""
+        x = to_float(self.images[rows], CPU)
+        c = torch.randn(len(rows), 3, grid, grid, generator=self.draw)
+        moved = (2 * x * (1 - x) * self.enlarged(c)).square().mean((1, 2, 3), keepdim=True).sqrt()  # the box map to first order
+        return c * 10 ** (-decibels / 20) / moved
+
+    def shown(self, rows: Tensor, c: Tensor) -> Tensor:
+        """What the classifier gets to see: uint8 pictures under coefficients."""
+        return (self.under(to_float(self.images[rows], CPU), c) * 255).round().byte()
+
+    def loss(self, rows: Tensor, c: Tensor) -> Tensor:
+        """Asks. 1 - the score of the true class, of each picture under c: equation 12 where rows sum to 1."""
+        return 1 - self.meter.scores(self.shown(rows, c)).gather(1, self.labels[rows, None])[:, 0]
+
+    def shuffled(self) -> Iterator[int]:
+        """Rows of the pictures without end, each once before any twice."""
+        while True:
+            yield from torch.randperm(len(self), generator=self.draw).tolist()
+
+
+def steepest(step: Callable[[Tensor], Tensor], c: Tensor, problem: Problem, steps: int, rate: float) -> Tensor:
+    """Steepest descent with momentum and a cosine schedule, held to the limit; `step` gives the gradient at c."""
+    mean = torch.zeros_like(c)
+    for k in range(steps):
+        mean.lerp_(step(c), 0.1)
+        length = rate * (0.5 + 0.5 * math.cos(math.pi * k / steps))
+        c = problem.limited(c - length * mean / mean.square().mean().sqrt().clamp_min(1e-20))
+    return c
+
+
+class Imitation(nn.Module):
+    """Float pictures n x 3 x H x W in [0, 1] -> logits n x classes, from ConvNet's features on a 4 x 4 map: where counts."""
+
+    def __init__(self, size: int, classes: int) -> None:
+        super().__init__()
+        self.body = ConvNet(size)
+        self.head = nn.Linear(16 * ConvNet.features, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(F.adaptive_avg_pool2d(self.body.maps(images), 4).flatten(1))
+
+
+class Surrogate:
+    """A small network that imitates the answers: their centred log-probabilities, clipped where scores saturate."""
+
+    def __init__(self, problem: Problem) -> None:
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=problem.draw)))
+        self.problem = problem
+        self.net = Imitation(problem.images.shape[2], problem.classes)
+        self.shown: list[Tensor] = []
+        self.answers: list[Tensor] = []
+
+    def ask(self, rows: Tensor, c: Tensor) -> None:
+        """Asks these pictures under c, and keeps the answers to learn from."""
+        shown = self.problem.shown(rows, c)
+        answers = self.problem.meter.scores(shown).clamp_min(math.exp(-2 * LIMIT)).log()
+        self.shown.append(shown)
+        self.answers.append((answers - answers.mean(1, keepdim=True)).clamp(-LIMIT / 2, LIMIT / 2))
+
+    def train(self, epochs: int, rate: float) -> None:
+        """Trains on all answers so far; faces are mirrored at random, as the answer hardly changes."""
+        shown, answers, draw = torch.cat(self.shown), torch.cat(self.answers), self.problem.draw
+        optimiser = torch.optim.AdamW(self.net.parameters(), lr=rate, weight_decay=0.01)
+        size = min(64, len(shown))
+        schedule = OneCycleLR(optimiser, rate, total_steps=epochs * (len(shown) // size) + 1)
+        self.net.train()
+        for _ in tqdm(range(epochs), desc="surrogate", unit="epoch", disable=None, leave=False):
+            for rows in torch.randperm(len(shown), generator=draw)[: len(shown) // size * size].view(-1, size):
+                x = to_float(shown[rows], CPU)
+                x = torch.where(torch.rand(size, 1, 1, 1, generator=draw) < 0.5, x.flip(3), x)
+                logits = self.net(x)
+                loss = F.smooth_l1_loss(logits - logits.mean(1, keepdim=True), answers[rows])
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+        self.net.eval()
+
+    def gradient(self, c: Tensor) -> Tensor:
+        """Gradient to c of the loss on the surrogate, over a batch of fitting pictures."""
+        rows = torch.randint(len(self.problem), (min(2 * BATCH, len(self.problem)),), generator=self.problem.draw)
+        x, y = to_float(self.problem.images[rows], CPU), self.problem.labels[rows]
+        c = c.detach().requires_grad_()
+        loss = 1 - self.net(self.problem.under(x, c)).softmax(1).gather(1, y[:, None]).mean()
+        return torch.autograd.grad(loss, c)[0]
+
+    def fitted(self, c: Tensor, steps: int) -> Tensor:
+        """The coefficients that suit the surrogate best, searched from c."""
+        return steepest(self.gradient, c, self.problem, steps, 0.03)
+
+
+def statistics(problem: Problem) -> Iterator[Tensor]:
+    """Asks nothing: moves the mean picture to that of reference pictures, in the log-odds that N adds to, smoothly."""
+    if problem.reference is None:
+        raise DataError("The learner 'statistics' needs reference pictures: give `reference`, or choose another learner.")
+    own, wanted = (evaluation.mean_picture(images).clamp(0.01, 0.99).logit() for images in (problem.images, problem.reference))
+    yield problem.limited(F.adaptive_avg_pool2d((wanted - own)[None] / 2, GRID))
+
+
+def one_pass(problem: Problem) -> Iterator[Tensor]:
+    """Asks each picture once as it is, fits a surrogate to the answers, and a free N to the surrogate (as AReS, 2026)."""
+    model = Surrogate(problem)
+    rows = torch.randperm(len(problem), generator=problem.draw)[: problem.meter.left]
+    model.ask(rows, torch.zeros(1, 3, GRID, GRID))
+    model.train(20, 0.003)
+    yield model.fitted(torch.zeros(1, *problem.images.shape[1:]), 150)
+
+
+FIRST, AGAIN = 2000, 500  # pictures asked in the first round of 'surrogate', at most, and in each further one
+
+
+def _first_round(problem: Problem, count: int) -> tuple[Surrogate, Tensor]:
+    """A surrogate of `count` answers, a third of them to pictures as they are, the others under smooth noise; and its N."""
+    model, c = Surrogate(problem), torch.zeros(1, 3, GRID, GRID)
+    rows = torch.tensor([row for row, _ in zip(problem.shuffled(), range(count), strict=False)])
+    model.ask(rows[: count // 3], c)
+    _ask_around(model, rows[count // 3 :], c)
+    model.train(30, 0.003)
+    return model, model.fitted(c, 150)
+
+
+def _ask_around(model: Surrogate, rows: Tensor, c: Tensor) -> None:
+    """Asks pictures under c and noise of about the distortion that N may have, half of it twice as smooth."""
+    for part, grid in zip(rows.chunk(2), (GRID // 2, GRID), strict=False):
+        noise = F.interpolate(model.problem.noise(part, 30, grid), GRID, mode="bicubic", align_corners=False)
+        model.ask(part, c + noise)
+
+
+def surrogate(problem: Problem) -> Iterator[Tensor]:
+    """Rounds: ask pictures under N and smooth noise, train a surrogate on all answers, fit N to it; the mean of the rounds' Ns.
+
+    Each N suits its own surrogate's mistakes, so the Ns scatter; their mean keeps what they share.
+    """
+    model, c = _first_round(problem, min(FIRST, problem.meter.left))
+    yield c
+    rounds, rows = [c], problem.shuffled()
+    while problem.meter.left >= AGAIN:
+        _ask_around(model, torch.tensor([next(rows) for _ in range(AGAIN)]), c)
+        model.train(8, 0.0015)
+        c = model.fitted(c, 75)
+        rounds.append(c)
+        yield problem.limited(torch.stack(rounds[len(rounds) // 2 :]).mean(0))
+
+
+def _in_a_step(problem: Problem, shown: int) -> int:
+    """Pictures in a step that shows each `shown` times: at most 40, and at least ten steps of 5 where the budget allows."""
+    return max(5, min(40, problem.meter.left // (10 * shown)))
+
+
+def spsa(problem: Problem) -> Iterator[Tensor]:
+    """A surrogate's N, then random directions: doubtful pictures, each shown as it is and moved four ways, coarse to fine.
+
+    Only where the classifier is in doubt does a small change move its score, so pictures are drawn in proportion to
+    p (1 - p), p the last score of the true class, and weighted back. Spall (1992), each picture with directions of its own.
+    """
+    ways, doubt = 4, torch.full((len(problem),), 0.25)
+    _, c = _first_round(problem, min(FIRST, problem.meter.left // 3))
+    yield c
+    count, spent = _in_a_step(problem, 1 + ways), problem.meter.left // 2
+
+    def step(c: Tensor, grid: int) -> Tensor:
+        share = (doubt + 0.03) / (doubt + 0.03).sum()
+        rows = torch.multinomial(share, count, generator=problem.draw)
+        loss = problem.loss(rows, c)
+        doubt[rows] = loss * (1 - loss)
+        weight = (1 / (share[rows] * len(problem))).view(-1, 1, 1, 1)
+        total = torch.zeros_like(c)
+        for _ in range(ways):
+            coarse = problem.noise(rows, 28, grid)
+            way = F.interpolate(coarse, c.shape[2], mode="bicubic", align_corners=False)
+            change = (problem.loss(rows, c + way) - loss).view(-1, 1, 1, 1)
+            total += (weight * change * way / way.square().mean((1, 2, 3), keepdim=True)).mean(0)
+        return total / ways
+
+    for grid in (GRID // 2, GRID):
+        steps = min(spent, problem.meter.left) // (count * (1 + ways))
+        c = steepest(partial(step, grid=grid), c, problem, steps, 0.05)
+        yield c
+
+
+def corrected_spsa(problem: Problem) -> Iterator[Tensor]:
+    """SPSA with gradient correction, as BlackVIP has it (2023, section 4): five two-sided random signs for a batch and step.
+
+    The momentum is Nesterov's: the gradient is taken where the momentum leads. It starts from nothing known.
+    """
+    signs, count = 5, _in_a_step(problem, 10)
+    c, momentum, k = torch.zeros(1, 3, GRID, GRID), torch.zeros(1, 3, GRID, GRID), 0
+    rows = problem.shuffled()
+    while problem.meter.left >= 2 * signs * count:
+        batch = torch.tensor([next(rows) for _ in range(count)])
+        ahead, total = c + 0.9 * momentum, torch.zeros_like(c)
+        size = 0.05 / (k + 1) ** 0.1
+        for _ in range(signs):
+            way = torch.randint(2, c.shape, generator=problem.draw) * 2.0 - 1
+            rise = problem.loss(batch, ahead + size * way).mean() - problem.loss(batch, ahead - size * way).mean()
+            total += rise / (2 * size) * way / signs
+        momentum = 0.9 * momentum - 0.1 / (k + 1) ** 0.4 * total
+        c, k = problem.limited(c + momentum), k + 1
+        yield c
+
+
+def evolution(problem: Problem) -> Iterator[Tensor]:
+    """A surrogate's N, then CMA-ES on what to add to it, coarse to fine; a generation's candidates face the same pictures."""
+    _, c = _first_round(problem, min(FIRST, problem.meter.left // 3))
+    yield c
+    count, rows, spent = _in_a_step(problem, 16), problem.shuffled(), problem.meter.left // 2
+    for grid in (GRID // 2, GRID):
+        d = 3 * grid * grid
+        seed = int(torch.randint(1, 2**31, (1,), generator=problem.draw))
+        search = cma.CMAEvolutionStrategy(d * [0.0], 0.05, {"seed": seed, "CMA_diagonal": d > 100, "verbose": -9})
+        floor = problem.meter.left - spent if grid < GRID else 0
+
+        def moved(x: NDArray[np.float64], c: Tensor = c, grid: int = grid) -> Tensor:
+            added = torch.from_numpy(x).float().view(1, 3, grid, grid)
+            return problem.limited(c + F.interpolate(added, GRID, mode="bicubic", align_corners=False))
+
+        while problem.meter.left - search.popsize * count >= floor:
+            batch = torch.tensor([next(rows) for _ in range(count)])
+            candidates = search.ask()
+            search.tell(candidates, [float(problem.loss(batch, moved(x)).mean()) for x in candidates])
+            yield moved(search.mean)
+        c = moved(search.mean)
+
+
+LEARNERS: dict[str, Learner] = {
+    "statistics": statistics,
+    "one pass": one_pass,
+    "surrogate": surrogate,
+    "spsa": spsa,
+    "corrected spsa": corrected_spsa,
+    "cma": evolution,
+}
+DEFAULT = "surrogate"  # by measurement: results/small/scores_only.csv
+
+
+def fit(
+    classifier: TorchClassifier | BlackBox,
+    images: Pictures,
+    labels: Tensor,
+    val_images: Pictures,
+    val_labels: Tensor,
+    val_subjects: NDArray[np.str_] | None = None,
+    *,
+    budget: int = 0,
+    journal: Path | None = None,
+    learner: str = DEFAULT,
+    min_psnr: float = 30.0,
+    reference: Pictures | None = None,
+    seed: int = 0,
+) -> Perturbation:
+    """The perturbation found for labelled pictures: by gradient where the classifier has one, else by asking at most `budget`.
+
+    images n x 3 x H x W (uint8), labels n (int64 class indices), the same for validation; `val_subjects` the person on each
+    (for the interval). Of the budget, a sixth is kept for validation pictures as they are and with N. Answers are kept in
+    the SQLite file `journal`: a killed fit, called again, sends only what is new, and ends as if it had not been killed.
+    `about` of the result holds how it was found: `used` pictures of the budget, `unsteady` (the largest difference between two
+    answers to one picture), `rounds` (pictures used after each), and on the validation pictures asked `val_before` and
+    `val_after`, the rise's 95 % interval `val_rise_lo` and `val_rise_hi`, in percent, and `recommended`: that is above 0.
+    Raises `DataError` for an unknown learner, a budget too small for it, and whatever the classifier and the journal raise.
+    """
+    if isinstance(classifier, TorchClassifier):
+        how = Settings(
+            min_psnr=min_psnr,
+            optimiser="steepest",
+            mirror=True,
+            learning_rate=0.03,
+            batch_size=250,
+            inner_steps=1,
+            epochs=10,
+            patience=10,
+        )
+        return perturbation.fit(classifier, images, labels, val_images, val_labels, how, seed)
+    if learner not in LEARNERS:
+        raise DataError(f"There is no learner '{learner}': choose one of {', '.join(LEARNERS)}.")
+    if journal is None:
+        raise DataError("Asking costs: name a file as `journal`, so that no answer is paid for twice.")
+    if len(labels.unique()) < 2:
+        raise DataError("The fitting pictures have one class only: a perturbation needs labelled pictures of each class.")
+    draw = config.seed_all(seed)
+    images, val_images = (torch.as_tensor(np.array(x)) for x in (images, val_images))
+    rows = torch.randperm(len(val_images), generator=draw)[: budget // CHECKED].sort().values
+    if len(rows) < REPEATED:
+        raise DataError(f"A budget of {budget} pictures can't be checked: give {CHECKED * REPEATED} or more.")
+    meter = Meter(classifier, Journal(journal), budget)
+    checked, y = val_images[rows], val_labels[rows].numpy()
+    before = meter.scores(checked).argmax(1).numpy() == y
+    unsteady = meter.unsteady(checked[:REPEATED])
+    meter.budget -= len(rows)
+    problem = Problem(
+        meter,
+        images,
+        labels,
+        classifier.classes,
+        min_psnr,
+        draw,
+        None if reference is None else torch.as_tensor(np.array(reference)),
+    )
+    found, history = torch.zeros(images.shape[1:]), []
+    with suppress(BudgetSpentError):
+        for c in LEARNERS[learner](problem):
+            found = problem.enlarged(problem.limited(c))[0].detach()
+            history.append(meter.used)
+    if not history:
+        raise DataError(
+            f"A budget of {budget} pictures doesn't reach the first round of '{learner}': raise it, or choose another learner."
+        )
+    meter.budget += len(rows)
+    made = Perturbation(found, "atanh")
+    after = meter.scores(made.apply_uint8(checked)).argmax(1).numpy() == y
+    people = np.arange(len(y)).astype(str) if val_subjects is None else val_subjects[rows.numpy()]
+    low, high = evaluation.interval(evaluation.gain(after, before, evaluation.people_drawn(people)))
+    meter.close()
+    about: dict[str, Any] = {
+        "learner": learner, "budget": budget, "used": meter.used, "unsteady": unsteady, "rounds": history, "seed": seed,
+        "min_psnr": min_psnr, "val_before": 100 * before.mean(), "val_after": 100 * after.mean(),
+        "val_rise_lo": 100 * low, "val_rise_hi": 100 * high, "recommended": low > 0,
+    }  # fmt: skip
+    return Perturbation(found, "atanh", about)
