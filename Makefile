@@ -12,7 +12,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
 EXECUTED := $(NOTEBOOKS:notebooks/%.ipynb=build/$(PROFILE)/%.ipynb)
 CODE := $(wildcard dftlib/*.py dftlib/datasets/*.py)
 
-.PHONY: reproduce install test lab notebooks clean
+.PHONY: reproduce tune install test lab notebooks clean
 .DELETE_ON_ERROR:
 
 reproduce: $(EXECUTED)
@@ -34,6 +34,17 @@ build/$(PROFILE)/%.ipynb: notebooks/%.ipynb notebooks/profiles/$(PROFILE).yaml $
 	$(BIN)/papermill --log-level ERROR --progress-bar -f notebooks/profiles/$(PROFILE).yaml \
 		$(if $(DATA),-p data_root '$(abspath $(DATA))') $< $(@D)/.running-$*.ipynb
 	@mv $(@D)/.running-$*.ipynb $@
+
+# Notebook 10 on your own pictures: make tune IMAGES=… LABELS=… MODEL=… BUDGET=… OUT=… [PIXELS=…] [YAML='options: {batch: 4}']
+tune: .venv/installed
+	$(foreach name,IMAGES LABELS MODEL BUDGET OUT,$(if $($(name)),,$(error Give $(name)=…, as notebooks/10_your_own_classifier.ipynb says)))
+	@mkdir -p '$(OUT)/.running'
+	$(BIN)/papermill --log-level ERROR --progress-bar -r images '$(IMAGES)' -r labels '$(LABELS)' -r model '$(MODEL)' -r out '$(OUT)' \
+		-p budget $(BUDGET) $(if $(PIXELS),-p pixels $(PIXELS)) $(if $(YAML),-y '$(YAML)') \
+		notebooks/10_your_own_classifier.ipynb '$(OUT)/.running/report.ipynb'
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to html '$(OUT)/.running/report.ipynb'
+	@mv '$(OUT)'/.running/report.* '$(OUT)' && rmdir '$(OUT)/.running'
+	@echo "Done: $(OUT)/report.html and, beside it, the perturbation and its tables."
 
 test: .venv/installed
 	$(BIN)/ruff check .

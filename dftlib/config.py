@@ -56,7 +56,8 @@ class Profile:
     label_draws: int  # times that a budget below 256 is drawn anew
     frontier_weights: tuple[float, ...]  # of the averaged distance, in notebook 05
     frontier_limits: tuple[float, ...]  # decibels, beside min_psnr itself
-    query_budgets: tuple[int, ...]  # pictures that notebook 06 may ask
+    query_datasets: tuple[str, ...]  # of `datasets`, those of notebook 06
+    query_budgets: tuple[int, ...]  # pictures that it may ask
     precision: str  # 'auto' | 'float32' | 'bfloat16'
     device: str  # 'auto' | 'cpu' | 'cuda' | 'cuda:1' …
 

@@ -577,3 +577,20 @@ def score_path(example: Example, names: tuple[str, str] = ("absent", "present"),
         handles.append(Line2D([], [], color="0.1", linewidth=1.4))
         figure.legend(handles, [*texts, "decision boundary of M₁, trained on D₁"], loc="outside upper center", ncols=3)
     return figure
+
+
+def examples(before: torch.Tensor, after: torch.Tensor, true: ArrayLike, title: str, note: str = "") -> Figure:
+    """Pictures before, after, and ten times the difference around grey (uint8, n x 3 x H x W); true: 2 x n scores, in [0, 1]."""
+    count, _, size, _ = before.shape
+    change = (127.5 + 10 * (after.float() - before)).clamp(0, 255).byte()
+    with _sheet(PAGE, 0.5 + 3.4 * (PAGE - 0.2) / count, note) as figure:
+        ax = figure.subplots()
+        foot = round(size * count * 11 / 72 / PAGE)  # 11 points, a line of text
+        _faces(ax, {"before": before, "after": after, "10 × change": change}, count, foot)
+        for line, ((_, colour), scores) in enumerate(zip(STAGES, np.asarray(true), strict=True)):
+            for i, score in enumerate(scores):
+                place = ((before.shape[3] + GAP) * (i + 0.5) + GAP / 2, (size + foot + GAP) * (line + 1) - foot / 2)
+                ax.annotate(f"{score:.2f}", place, color=colour, ha="center", va="center", size=7)
+        ax.set_title(title, loc="left")
+        ax.set_title("below each: score of its true class", loc="right", size=7, color="0.35")
+    return figure

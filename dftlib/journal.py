@@ -2,7 +2,8 @@
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +26,25 @@ class Journal:
     """Answers of black boxes in one SQLite file, which only ever grows. Every answer is on disk before it is used."""
 
     def __init__(self, path: str | Path) -> None:
-        """Opens or creates `path`; `DataError` where it can't be written or is something else."""
+        """Opens or creates `path`; `DataError`, here or later, where it can't be written or is something else."""
         self.path = Path(path)
-        try:
+        with self._usable():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS answers (identity TEXT, picture BLOB, scores BLOB, PRIMARY KEY (identity, picture))"
             )
+            # Writes nothing, and fails where nothing can be written: before an answer is paid for.
+            self._db.execute("INSERT INTO answers (identity, picture, scores) SELECT 0, 0, 0 WHERE FALSE")
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
         except (OSError, sqlite3.Error) as error:
-            raise DataError(f"The journal {path} can't be used ({error}): name another file, or move this one away.") from None
+            raise DataError(
+                f"The journal {self.path} can't be used ({error}): free some space, name another file, or move this one away."
+            ) from None
 
     def known(self, identity: str, pictures: Iterable[bytes]) -> dict[bytes, Tensor]:
         """The answers there are among these digests of pictures: float32 scores, one a class."""
@@ -42,21 +52,18 @@ class Journal:
         for start in range(0, len(wanted), IN_ONE_QUESTION):
             some = wanted[start : start + IN_ONE_QUESTION]
             marks = ",".join("?" * len(some))
-            rows = self._db.execute(
-                f"SELECT picture, scores FROM answers WHERE identity = ? AND picture IN ({marks})", [identity, *some]
-            )
+            question = f"SELECT picture, scores FROM answers WHERE identity = ? AND picture IN ({marks})"
+            with self._usable():
+                rows = self._db.execute(question, [identity, *some]).fetchall()
             found.update({picture: torch.from_numpy(np.frombuffer(scores, np.float32).copy()) for picture, scores in rows})
         return found
 
     def add(self, identity: str, answers: Mapping[bytes, Tensor]) -> None:
         """Appends answers, in one transaction; one that is there already stays as it is."""
         rows = [(identity, picture, scores.numpy().astype(np.float32).tobytes()) for picture, scores in answers.items()]
-        try:
+        with self._usable(), self._db:  # which commits, or takes all back
             self._db.execute("BEGIN")
             self._db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", rows)
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise DataError(f"The journal {self.path} can't be written ({error}): free some space and run again.") from None
 
 
 class Meter:

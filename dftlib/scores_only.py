@@ -31,7 +31,7 @@ def at_its_size(profile: Profile) -> Profile:
 def cells(profile: Profile) -> list[Cell]:
     """Gender on each data set and seed, people disjoint; `model` is the data set that the remedies take as a reference."""
     first, second, _ = profile.datasets
-    names = [(name, second if name == first else first) for name in profile.datasets]
+    names = [(name, second if name == first else first) for name in profile.query_datasets]
     return [Cell(0, "Gender", name, other, profile.protocols[0], seed) for name, other in names for seed in profile.seeds]
 
 
@@ -49,13 +49,18 @@ def labels_only(box: BlackBox) -> CallableClassifier:
     return CallableClassifier(label, box.classes, identity=f"{box.identity}, labels only")
 
 
-def runs(profile: Profile) -> list[tuple[str, str, int]]:
-    """What is compared: learner, what it is told, and its budget. What asks nothing, or one pass, has no budget to vary."""
-    most = max(profile.query_budgets)
-    once = [("gradient", "gradients", 0), ("statistics", "scores", most), ("one pass", "scores", most)]
-    asking = [n for n in queries.LEARNERS if n not in ("statistics", "one pass")]
-    told = [(name, "scores", budget) for name in asking for budget in profile.query_budgets]
-    return [*once, *told, (queries.DEFAULT, "labels", most)]
+def runs(profile: Profile, cell: Cell) -> list[tuple[str, str, int]]:
+    """What is compared on a cell: learner, what it is told, and its budget (the largest where one is enough).
+
+    The last data set has every learner, and the default with labels only; the others have what asks nothing and the default.
+    """
+    most, default = max(profile.query_budgets), [(queries.DEFAULT, "scores", budget) for budget in profile.query_budgets]
+    cheap = [("gradient", "gradients", 0), ("statistics", "scores", most)]
+    if cell.data != profile.query_datasets[-1]:
+        return cheap + default
+    asking = [name for name in queries.LEARNERS if name not in ("statistics", "one pass", queries.DEFAULT)]
+    others = [(name, "scores", budget) for name in asking for budget in profile.query_budgets]
+    return [*cheap, ("one pass", "scores", most), *default, *others, (queries.DEFAULT, "labels", most)]
 
 
 def fitted(profile: Profile, cell: Cell, learner: str, told: str, budget: int) -> Perturbation:
@@ -137,7 +142,7 @@ def table(profile: Profile) -> pd.DataFrame:
     `share` is the rise as a share of that of the gradient fit on the same network, opened, with the same pictures and limit.
     """
     profile = at_its_size(profile)
-    jobs = [(cell, *run) for cell in cells(profile) for run in runs(profile)]
+    jobs = [(cell, *run) for cell in cells(profile) for run in runs(profile, cell)]
     rows = []
     for cell, learner, told, budget in tqdm(jobs, desc="scores only", unit="fit", disable=None):
         found = fitted(profile, cell, learner, told, budget)
@@ -158,3 +163,10 @@ def summary(made: pd.DataFrame) -> pd.DataFrame:
     means = groups[kept].mean().assign(lowest=groups["after"].min(), highest=groups["after"].max())
     bound = means.xs("gradient", level="learner")["rise"].droplevel(["told", "budget"])
     return means.assign(share=means["rise"] / bound.reindex(means.index.get_level_values("data")).to_numpy()).reset_index()
+
+
+def pair(profile: Profile, cell: Cell) -> list[tuple[str, Perturbation]]:
+    """The perturbations of a cell by gradient and by the default learner with the largest budget, with their names."""
+    profile, most = at_its_size(profile), max(profile.query_budgets)
+    ways = {"gradient": ("gradient", "gradients", 0), f"{queries.DEFAULT}, {most:,} asked": (queries.DEFAULT, "scores", most)}
+    return [(name, fitted(profile, cell, *way)) for name, way in ways.items()]

@@ -68,6 +68,14 @@ def test_dlib_age_leads_to_the_ages_of_its_file(
     assert len(set(age_outputs[1].argmax(1))) > 1
 
 
+def test_dlib_gender_opened_answers_as_its_file_does(faces: Tensor) -> None:
+    pictures = F.interpolate(faces, 32, mode="area")
+    session = onnxruntime.InferenceSession(str(models.DlibGender.file))
+    mean = np.array(models.DlibGender.options["mean"], np.float32).reshape(3, 1, 1)
+    (wanted,) = session.run(None, {"images": (pictures.numpy() * 255 - mean) / np.float32(256)})
+    torch.testing.assert_close(TorchClassifier(models.DlibGender()).scores(pictures), torch.from_numpy(wanted), rtol=0, atol=1e-5)
+
+
 def test_gradients_reach_the_picture(faces: Tensor) -> None:
     """Against central differences on single pixels, in float64."""
     body = models.DlibAge().double()

@@ -1,0 +1,426 @@
+"""Fitting by asking: within the budget and the limit, the same for a seed, and what is wrong is told; nothing is paid twice."""
+
+import hashlib
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import slow_fit
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from slow_fit import ask, faces
+from torch import Tensor, nn
+from web_service import WebService
+
+from dftlib import classifiers, queries
+from dftlib.classifiers import CallableClassifier, TorchClassifier
+from dftlib.config import DataError
+from dftlib.journal import Journal, Meter
+from dftlib.perturbation import Perturbation
+from dftlib.queries import CHECKED, DEFAULT, LEARNERS, REPEATED, Problem, Surrogate
+
+Pixels = NDArray[np.uint8]
+NOWHERE = Path(":memory:")  # SQLite's name for a journal that is not kept
+BUDGET = 150
+
+
+def listening(asked: list[str], answer: Callable[[Pixels], Any] = ask, classes: int = 2) -> CallableClassifier:
+    """A black box that notes the SHA-256 of each picture it is sent."""
+
+    def listen(pictures: Pixels) -> Any:
+        asked.extend(hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures)
+        return answer(pictures)
+
+    return CallableClassifier(listen, classes, identity="toy", batch=32)
+
+
+def found(
+    learner: str, answer: Callable[[Pixels], Any] = ask, side: int = 16, classes: int = 2, count: int = 60, **how: Any
+) -> tuple[Perturbation, list[str]]:
+    """N, and what was sent."""
+    asked: list[str] = []
+    fitting, check = faces(count, side, 0, classes), faces(40, side, 1, classes)
+    how = {"budget": BUDGET, "journal": NOWHERE, "reference": faces(60, side, 2, classes)[0] + 8, **how}
+    return queries.fit(listening(asked, answer, classes), *fitting, *check, learner=learner, **how), asked
+
+
+@contextmanager
+def haste() -> Iterator[None]:
+    train, fitted = Surrogate.train, Surrogate.fitted
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Surrogate, "train", lambda self, epochs, *more: train(self, 2, *more))
+        patch.setattr(Surrogate, "fitted", lambda self, c, steps, *more: fitted(self, c, 10, *more))
+        yield
+
+
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """Surrogates that learn little: promises are tested, not accuracies."""
+    with haste():
+        yield
+
+
+Runs = dict[str, tuple[Perturbation, list[str]]]
+
+
+@pytest.fixture(scope="module", params=LEARNERS)
+def runs(request: pytest.FixtureRequest) -> Runs:
+    """What a learner found: with a seed, with the same one, and with another."""
+    with haste():
+        return {name: found(request.param, seed=seed) for name, seed in (("first", 3), ("again", 3), ("other", 4))}
+
+
+def test_a_seed_names_a_fit(runs: Runs) -> None:
+    (first, asked), (again, asked_again), (other, asked_otherwise) = runs.values()
+    assert asked == asked_again
+    assert torch.equal(first.n, again.n)
+    assert first.about == again.about
+    assert set(asked) != set(asked_otherwise)
+    assert torch.equal(first.n, other.n) == (first.about["learner"] == "statistics")
+
+
+def test_a_fit_stays_within_its_budget_and_says_what_it_used(runs: Runs) -> None:
+    for made, asked in runs.values():
+        used = made.about["used"]
+        assert len(asked) == used <= BUDGET
+        assert len(set(asked)) == used - REPEATED
+        rounds = made.about["rounds"]
+        assert rounds == sorted(rounds)
+        assert 0 < rounds[-1] <= used - BUDGET // CHECKED
+
+
+def test_a_fit_keeps_the_limit_on_the_distortion(runs: Runs) -> None:
+    images = faces(60)[0]
+    for made, _ in runs.values():
+        assert made.n.abs().max() > 0
+        squared = ((made.apply(images).double().numpy() - images / 255) ** 2).mean()
+        assert -10 * math.log10(squared) > 29.8
+
+
+def test_a_fit_says_how_it_was_found(runs: Runs, tmp_path: Path) -> None:
+    made, _ = runs["first"]
+    made.save(tmp_path / "n.safetensors")
+    about = Perturbation.load(tmp_path / "n.safetensors").about
+    assert about == made.about
+    assert {"learner", "used", "rounds", "val_before", "val_after", "val_rise_lo", "val_rise_hi", "recommended"} <= set(about)
+    assert (about["seed"], about["budget"], about["min_psnr"], about["unsteady"]) == (3, BUDGET, 30.0, 0)
+    assert about["recommended"] == (about["val_rise_lo"] > 0)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize(
+    ("answer", "side", "classes"),
+    [(lambda p: ask(p).argmax(1), 24, 2), (partial(ask, classes=3), 16, 3), (ask, 64, 2)],
+    ids=["labels only", "three classes", "64 pixels"],
+)
+def test_labels_only_three_classes_and_other_sizes(
+    learner: str, answer: Callable[[Pixels], Any], side: int, classes: int
+) -> None:
+    made, asked = found(learner, answer, side, classes, budget=100)
+    assert made.n.shape == (3, side, side)
+    assert made.n.isfinite().all()
+    assert len(asked) == made.about["used"] <= 100
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("budget", [96, 131])
+def test_no_learner_asks_more_than_it_may(learner: str, budget: int) -> None:
+    assert len(found(learner, budget=budget)[1]) <= budget
+
+
+@settings(max_examples=15)
+@given(budget=st.integers(96, 700), learner=st.sampled_from(["statistics", "corrected spsa"]), seed=st.integers(0, 9))
+def test_no_budget_is_overspent(budget: int, learner: str, seed: int) -> None:
+    made, asked = found(learner, side=8, budget=budget, seed=seed)
+    assert len(asked) == made.about["used"] <= budget
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_each_learner_mends_a_classifier_that_sees_too_dark(learner: str) -> None:
+    """Half of the toy's pictures are right before, nearly all could be after."""
+    made, _ = found(learner, budget=300, count=200)
+    images, labels = faces(300, seed=7)
+    toy = listening([])
+    before, after = ((toy.scores(x).argmax(1) == labels).double().mean() for x in (images, made.apply_uint8(images)))
+    assert before < 0.65
+    assert after - before > (0.25 if learner in (DEFAULT, "statistics") else 0.1)
+
+
+def test_what_is_said_of_validation_is_true() -> None:
+    """A budget that covers all of the validation pictures, and one person on all of them: no draw differs from another."""
+    images, labels = faces(40, seed=1)
+    one, _ = found("statistics", budget=480, val_subjects=np.full(40, "she"))
+    many, _ = found("statistics", budget=480)
+    before, after = (
+        100 * float(np.mean(ask(x.transpose(0, 2, 3, 1)).argmax(1) == labels.numpy()))
+        for x in (images, one.apply_uint8(images).numpy())
+    )
+    assert (one.about["val_before"], one.about["val_after"]) == pytest.approx((before, after))
+    assert (one.about["val_rise_lo"], one.about["val_rise_hi"]) == pytest.approx((after - before, after - before))
+    assert many.about["val_rise_lo"] < after - before < many.about["val_rise_hi"]
+    assert one.about["recommended"]
+    assert not found("statistics", budget=480, reference=faces(60)[0] - 8)[0].about["recommended"]
+
+
+# ---- against numpy
+
+
+def problem(answer: Callable[[Pixels], Any] = ask, images: Pixels | None = None, budget: int = 10**6) -> Problem:
+    own, labels = faces(60)
+    box = CallableClassifier(answer, identity="toy")
+    pictures = torch.from_numpy(own if images is None else images)
+    return Problem(Meter(box, Journal(NOWHERE), budget), pictures, labels, 2, 30.0, torch.Generator().manual_seed(0))
+
+
+def enlarged(c: NDArray[Any], side: int = 16) -> NDArray[Any]:
+    """OpenCV's bicubic enlargement of g x g x 3."""
+    return np.asarray(cv2.resize(c.transpose(1, 2, 0), (side, side), interpolation=cv2.INTER_CUBIC)).transpose(2, 0, 1)
+
+
+def perturbed(images: NDArray[Any], n: NDArray[Any]) -> NDArray[Any]:
+    with np.errstate(divide="ignore"):
+        return (np.tanh(np.arctanh(2 * (images / 255) - 1) + n) + 1) / 2
+
+
+def some_c(scale: float = 0.1, grid: int = 8) -> Tensor:
+    return scale * torch.randn(1, 3, grid, grid, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("grid", [4, 8])
+def test_what_the_classifier_sees_and_its_loss(grid: int) -> None:
+    p, c, rows = problem(), some_c(0.3, grid), torch.tensor([4, 9, 4])
+    z = perturbed(p.images.numpy()[rows.numpy()], enlarged(c[0].numpy()))
+    shown = p.shown(rows, c)
+    assert shown.dtype == torch.uint8
+    np.testing.assert_allclose(shown, np.rint(255 * z), atol=1)
+    assert (shown.numpy() != np.rint(255 * z)).mean() < 0.01  # halves, rounded in float32
+    scores = ask(shown.numpy().transpose(0, 2, 3, 1))
+    np.testing.assert_allclose(p.loss(rows, c), [1 - scores[i, p.labels[row]] for i, row in enumerate(rows)], atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.001, 0.1, 2.0])
+def test_coefficients_are_scaled_down_to_the_limit(scale: float) -> None:
+    p, c = problem(), some_c(scale)
+    x = p.images.numpy()
+    squared = ((perturbed(x, enlarged(c[0].numpy())) - x / 255) ** 2).mean()
+    np.testing.assert_allclose(p.limited(c), c / max(1, math.sqrt(squared * 1000)), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("decibels", "grid"), [(28.0, 4), (30.0, 8)])
+def test_noise_is_of_so_many_decibels_on_each_picture(decibels: float, grid: int) -> None:
+    images = faces(60)[0]
+    images[:30] //= 4  # on darker pictures the same N changes less
+    p, rows = problem(images=images), torch.arange(60)
+    c = p.noise(rows, decibels, grid).numpy()
+    assert c.shape == (60, 3, grid, grid)
+    for picture, own in zip(images, c, strict=True):
+        x, n = picture / 255, enlarged(own)
+        to_first_order = (2 * x * (1 - x) * n) ** 2
+        assert -10 * math.log10(to_first_order.mean()) == pytest.approx(decibels, abs=0.001)
+        assert -10 * math.log10(((perturbed(255 * x, n) - x) ** 2).mean()) == pytest.approx(decibels, abs=1.5)
+    assert np.abs(np.corrcoef(c.reshape(60, -1)) - np.eye(60)).max() < 0.7
+
+
+def test_spsa_estimates_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On scores linear in the grey levels the gradient of each picture is known: its weights times 2 x (1 - x)."""
+    weight = np.repeat([0.5, -0.5], 8)[:, None, None] * np.ones((16, 16, 3)) / 384
+    random = np.random.default_rng(3)
+    halves = random.integers(20, 236, (60, 3, 2, 1)).repeat(8, 2).repeat(16, 3)  # some sure, some in doubt
+    p = problem(lambda pictures: 0.5 + (pictures / 255 * weight).sum((1, 2, 3)), halves.astype(np.uint8))
+    p.labels = torch.arange(60) // 50
+    estimates = []
+
+    def steps(step: Callable[[Tensor], Tensor], c: Tensor, *_: Any) -> Tensor:
+        estimates.append(torch.stack([step(c) for _ in range(100)]).mean(0)[0].double().numpy())
+        return c
+
+    monkeypatch.setattr(queries, "_first_round", lambda *_: (None, torch.zeros(1, 3, 8, 8)))
+    monkeypatch.setattr(queries, "steepest", steps)
+    list(LEARNERS["spsa"](p))
+    x, sign = halves / 255, np.where(p.labels == 1, -1, 1)[:, None, None, None]
+    by_n = (sign * weight.transpose(2, 0, 1) * 2 * x * (1 - x)).mean(0)
+    wanted = np.array([(by_n * enlarged(basis.reshape(3, 8, 8))).sum() for basis in np.eye(192)])
+    got = estimates[-1].ravel()
+    assert got @ wanted / np.linalg.norm(got) / np.linalg.norm(wanted) > 0.9
+    assert got @ wanted / (wanted @ wanted) == pytest.approx(1, abs=0.15)
+
+
+def test_statistics_asks_nothing_and_moves_the_mean_picture() -> None:
+    own, reference = faces(60)[0], faces(50, seed=2)[0] // 2 + 100
+    p = problem(budget=0)
+    p.reference = torch.from_numpy(reference)
+    (c,) = LEARNERS["statistics"](p)
+    means = [np.clip(x.mean(0) / 255, 0.01, 0.99) for x in (own, reference)]
+    odds = [np.log(mean / (1 - mean)) for mean in means]
+    wanted = ((odds[1] - odds[0]) / 2).reshape(3, 8, 2, 8, 2).mean((2, 4))
+    wanted /= math.sqrt(((perturbed(own, enlarged(wanted)) - own / 255) ** 2).mean() * 1000)
+    np.testing.assert_allclose(c[0], wanted, rtol=2e-3, atol=1e-5)
+
+
+# ---- what fit does with what it is given
+
+
+class Brightness(nn.Module):
+    """The toy as a network: mean brightness, then two logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Flatten(), nn.Linear(1, 2)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.tensor([[0.0], [100.0]]))
+            self.head.bias.copy_(torch.tensor([0.0, -100 * 142 / 255]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.head(self.body(images).mean(1, keepdim=True))
+        return out
+
+
+def test_gradients_are_taken_where_there_are_any() -> None:
+    net, images, labels = TorchClassifier(Brightness()), *faces(60)
+    made = queries.fit(net, images, labels, *faces(40, seed=1), seed=2)
+    assert made.about["optimiser"] == "steepest"
+    assert "used" not in made.about
+    before, after = ((net.scores(x).argmax(1) == labels).double().mean() for x in (images, made.apply_uint8(images)))
+    assert after - before > 0.3
+    squared = ((made.apply(images).double().numpy() - images / 255) ** 2).mean()
+    assert -10 * math.log10(squared) > 29.8
+
+
+def greedy(problem: Problem) -> Iterator[Tensor]:
+    for shift in (0.0, 0.1, 0.2):
+        problem.loss(torch.arange(len(problem)), torch.full((1, 3, 8, 8), shift))
+    yield torch.zeros(1, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"learner": "magic"}, r"no learner 'magic': choose one of statistics, one pass"),
+        ({"journal": None}, r"name a file as `journal`"),
+        ({"journal": Path("/")}, r"The journal / can't be used"),
+        ({"labels": torch.zeros(60, dtype=torch.int64)}, r"one class only"),
+        ({"labels": torch.arange(60) % 3}, r"class 2, .* 2 classes"),
+        ({"labels": torch.arange(60) % 2 - 1}, r"class -1, .* 2 classes"),
+        ({"budget": 95}, r"budget of 95 pictures can't be checked: give 96"),
+        ({"val": faces(5)}, r"5 validation pictures.*: give 8"),
+        ({"val": faces(40, 12)}, r"validation .*\(3, 12, 12\), not \(3, 16, 16\): resize"),
+        ({"reference": faces(40, 12)[0]}, r"reference .*\(3, 12, 12\), not \(3, 16, 16\): resize"),
+        ({"learner": "statistics", "reference": None}, r"needs reference pictures"),
+        ({"learner": "greedy", "budget": 96}, r"budget of 96 pictures doesn't reach the first round of 'greedy'"),
+        ({"answer": lambda p: np.full((len(p), 2), np.nan)}, r"scores that are not numbers"),
+        ({"answer": partial(ask, classes=3)}, r"answers with 3 classes where 2 were expected: set `classes` to 3"),
+        ({"answer": lambda p: np.full(len(p), 7)}, r"label 7, not in 0 to 1"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(wrong: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LEARNERS, "greedy", greedy)
+    how = {"learner": "corrected spsa", "budget": BUDGET, "journal": NOWHERE, **wrong}
+    asked: list[str] = []
+    box = listening(asked, how.pop("answer", ask))
+    (images, labels), val = faces(60), how.pop("val", faces(40, seed=1))
+    with pytest.raises(DataError, match=words) as said:
+        queries.fit(box, images, how.pop("labels", labels), *val, **how)
+    assert str(said.value).count(": ") >= 1
+    assert str(said.value).endswith(".")
+    assert not asked or wrong.keys() & {"answer"} or wrong.get("learner") in ("greedy", "statistics")
+
+
+def test_a_box_that_changes_its_answers_is_reported() -> None:
+    calls = []
+
+    def drifts(pictures: Pixels) -> Any:
+        calls.append(len(pictures))
+        return ask(pictures) * 0.9 + 0.1 * np.array([len(calls) % 2, (len(calls) + 1) % 2])
+
+    made, _ = found("statistics", drifts)
+    assert made.about["unsteady"] == pytest.approx(0.1, abs=1e-6)
+
+
+# ---- over a web service, killed and gone
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebService]:
+    monkeypatch.setattr(classifiers, "BACKOFF", 0.01)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with WebService(ask) as service:
+        yield service
+
+
+@pytest.fixture
+def as_in_the_script() -> Iterator[None]:
+    """Another number of threads adds up sums in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(slow_fit.THREADS)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("as_in_the_script")
+def test_a_killed_fit_asks_only_what_is_new_and_ends_the_same(service: WebService, tmp_path: Path) -> None:
+    wanted = slow_fit.fit(service.url, tmp_path / "undisturbed.db")
+    once, service.received = service.received, []
+    service.delay = 0.03
+    with subprocess.Popen([sys.executable, slow_fit.__file__, service.url, tmp_path / "journal.db"]) as killed:
+        while len(service.received) < 250:
+            assert killed.poll() is None
+            time.sleep(0.002)
+        killed.kill()
+    assert killed.returncode == -signal.SIGKILL
+    while service.under_way:
+        time.sleep(0.01)
+    before = len(service.received)
+    assert before < len(once) - 50
+    service.delay = 0
+    got = slow_fit.fit(service.url, tmp_path / "journal.db")
+    assert len(service.received) > before
+    on_their_way = Counter(service.received) - Counter(once)
+    assert on_their_way.total() <= slow_fit.PARALLEL * slow_fit.BATCH
+    assert set(service.received) == set(once)
+    assert torch.equal(got.n, wanted.n)
+    assert got.about == wanted.about
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_service_gone_in_the_middle_costs_nothing_twice(service: WebService, tmp_path: Path) -> None:
+    wanted = slow_fit.fit(service.url, tmp_path / "undisturbed.db")
+    once, service.received = service.received, []
+
+    def goes(pictures: Pixels) -> Any:
+        if len(service.received) > 150:
+            service.over.set()
+        return ask(pictures)
+
+    service.answer = goes
+    with pytest.raises(DataError, match=r"nothing paid for is lost, run it again later.*\.$"):
+        slow_fit.fit(service.url, tmp_path / "journal.db")
+    assert 150 < len(service.received) < len(once)
+    service.answer = ask
+    service.over.clear()
+    got = slow_fit.fit(service.url, tmp_path / "journal.db")
+    assert torch.equal(got.n, wanted.n)
+    assert got.about == wanted.about
+    assert (Counter(service.received) - Counter(once)).total() <= slow_fit.PARALLEL * slow_fit.BATCH
+
+
+def test_a_service_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifiers, "BACKOFF", 0.01)
+    with WebService(ask) as service:
+        url = service.url
+    with pytest.raises(DataError, match=r"connection failed.*nothing paid for is lost"):
+        slow_fit.fit(url, tmp_path / "journal.db")
