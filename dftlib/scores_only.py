@@ -29,10 +29,12 @@ def at_its_size(profile: Profile) -> Profile:
 
 
 def cells(profile: Profile) -> list[Cell]:
-    """Gender on each data set and seed, people disjoint; `model` is the data set that the remedies take as a reference."""
+    """Gender on each data set, people disjoint, and on the last with every seed; `model` is the remedies' reference set."""
     first, second, _ = profile.datasets
-    names = [(name, second if name == first else first) for name in profile.query_datasets]
-    return [Cell(0, "Gender", name, other, profile.protocols[0], seed) for name, other in names for seed in profile.seeds]
+    runs = [(name, seed) for name in profile.query_datasets for seed in profile.seeds]
+    kept = [(name, seed) for name, seed in runs if name == profile.query_datasets[-1] or seed == profile.seeds[0]]
+    protocol = profile.protocols[0]
+    return [Cell(0, "Gender", name, second if name == first else first, protocol, seed) for name, seed in kept]
 
 
 def black_box() -> OnnxClassifier:
@@ -54,13 +56,13 @@ def runs(profile: Profile, cell: Cell) -> list[tuple[str, str, int]]:
 
     The last data set has every learner, and the default with labels only; the others have what asks nothing and the default.
     """
-    most, default = max(profile.query_budgets), [(queries.DEFAULT, "scores", budget) for budget in profile.query_budgets]
-    cheap = [("gradient", "gradients", 0), ("statistics", "scores", most)]
+    most, cheap = max(profile.query_budgets), [("gradient", "gradients", 0)]
+    cheap.append(("statistics", "scores", most))
     if cell.data != profile.query_datasets[-1]:
-        return cheap + default
-    asking = [name for name in queries.LEARNERS if name not in ("statistics", "one pass", queries.DEFAULT)]
-    others = [(name, "scores", budget) for name in asking for budget in profile.query_budgets]
-    return [*cheap, ("one pass", "scores", most), *default, *others, (queries.DEFAULT, "labels", most)]
+        return [*cheap, *((queries.default(budget), "scores", budget) for budget in profile.query_budgets)]
+    asking = [name for name in queries.LEARNERS if name not in ("statistics", "one pass")]
+    told = [(name, "scores", budget) for name in asking for budget in profile.query_budgets]
+    return [*cheap, ("one pass", "scores", most), *told, (queries.default(most), "labels", most)]
 
 
 def fitted(profile: Profile, cell: Cell, learner: str, told: str, budget: int) -> Perturbation:
@@ -168,5 +170,6 @@ def summary(made: pd.DataFrame) -> pd.DataFrame:
 def pair(profile: Profile, cell: Cell) -> list[tuple[str, Perturbation]]:
     """The perturbations of a cell by gradient and by the default learner with the largest budget, with their names."""
     profile, most = at_its_size(profile), max(profile.query_budgets)
-    ways = {"gradient": ("gradient", "gradients", 0), f"{queries.DEFAULT}, {most:,} asked": (queries.DEFAULT, "scores", most)}
+    learner = queries.default(most)
+    ways = {"gradient": ("gradient", "gradients", 0), f"{learner}, {most:,} asked": (learner, "scores", most)}
     return [(name, fitted(profile, cell, *way)) for name, way in ways.items()]

@@ -185,7 +185,7 @@ def test_answers_from_the_journal_cost_nothing_and_count(tmp_path: Path) -> None
     meter.scores(picture(1, 2, 3, 4))
     assert (meter.used, meter.sent, counter.sent) == (4, 1, [4])
     with pytest.raises(BudgetSpentError):
-        meter.scores(picture(5))
+        Meter(counter.box, Journal(tmp_path / "journal.db"), 2).scores(picture(1, 2, 3))
     stranger = Counter(identity="another")
     Meter(stranger.box, Journal(tmp_path / "journal.db"), 4).scores(picture(1, 2))
     assert stranger.sent == [1, 2]

@@ -31,7 +31,7 @@ def test_every_data_set_has_every_learner_once_and_the_default_with_labels_only(
     told = table.groupby("told")["learner"].agg(set)
     assert told["scores"] == set(queries.LEARNERS)
     assert told["gradients"] == {"gradient"}
-    assert told["labels"] == {queries.DEFAULT}
+    assert told["labels"] == {queries.default(200)}
     assert set(table["data"]) == set(profile.query_datasets)
 
 
