@@ -430,7 +430,7 @@ def queries(table: pd.DataFrame, note: str = "") -> Figure:
     percent. The best remedy without N is that of the two thresholds which is higher on average.
     """
     sets = list(table.groupby("data", sort=False))
-    with _sheet(PAGE * max(len(sets), 2) / 3, 3.1, note) as figure:
+    with _sheet(PAGE * max(len(sets), 2) / 3, 3.1 if len(sets) > 2 else 3.5, note) as figure:
         axes = figure.subplots(1, len(sets), squeeze=False)[0]
         for ax, (data, rows) in zip(axes, sets, strict=True):
             for learner, (name, colour, shape) in ASKERS.items():
@@ -451,7 +451,7 @@ def queries(table: pd.DataFrame, note: str = "") -> Figure:
             ax.xaxis.set_minor_locator(NullLocator())
             ax.grid(color="0.92", linewidth=0.6)
         axes[0].set_ylabel("accuracy on test pictures (%)")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5 if len(sets) > 2 else 3)
     return figure
 
 

@@ -73,7 +73,7 @@ class Problem:
         x = to_float(self.images[rows], CPU)
         c = torch.randn(len(rows), 3, grid, grid, generator=self.draw)
         moved = (2 * x * (1 - x) * self.enlarged(c)).square().mean((1, 2, 3), keepdim=True).sqrt()  # the box map to first order
-        return c * 10 ** (-decibels / 20) / moved
+        return c * 10 ** (-decibels / 20) / moved.clamp_min(1e-6)  # a picture of black and white alone doesn't move
 
     def shown(self, rows: Tensor, c: Tensor) -> Tensor:
         """What the classifier gets to see: uint8 pictures under coefficients."""
@@ -162,8 +162,7 @@ class Surrogate:
 
 def statistics(problem: Problem) -> Iterator[Tensor]:
     """Asks nothing: moves the mean picture to that of reference pictures, in the log-odds that N adds to, smoothly."""
-    if problem.reference is None:
-        raise DataError("The learner 'statistics' needs reference pictures: give `reference`, or choose another learner.")
+    assert problem.reference is not None
     own, wanted = (evaluation.mean_picture(images).clamp(0.01, 0.99).logit() for images in (problem.images, problem.reference))
     yield problem.limited(F.adaptive_avg_pool2d((wanted - own)[None] / 2, GRID))
 
@@ -231,7 +230,7 @@ def spsa(problem: Problem) -> Iterator[Tensor]:
 
     def step(c: Tensor, grid: int) -> Tensor:
         share = (doubt + 0.03) / (doubt + 0.03).sum()
-        rows = torch.multinomial(share, count, generator=problem.draw)
+        rows = torch.multinomial(share, count, replacement=True, generator=problem.draw)
         loss = problem.loss(rows, c)
         doubt[rows] = loss * (1 - loss)
         weight = (1 / (share[rows] * len(problem))).view(-1, 1, 1, 1)
@@ -343,6 +342,8 @@ def fit(
     learner = learner or default(budget)
     if learner not in LEARNERS:
         raise DataError(f"There is no learner '{learner}': choose one of {', '.join(LEARNERS)}.")
+    if learner == "statistics" and reference is None:
+        raise DataError("The learner 'statistics' needs reference pictures: give `reference`, or choose another learner.")
     if journal is None:
         raise DataError("Asking costs: name a file as `journal`, so that no answer is paid for twice.")
     if len(labels.unique()) < 2:
@@ -377,7 +378,8 @@ def fit(
     meter.close()
     about = {
         "learner": learner, "budget": budget, "used": meter.used, "unsteady": unsteady, "rounds": rounds, "seed": seed,
-        "min_psnr": min_psnr, "strength": strength, "val_before": 100 * before.mean(), "val_after": 100 * after.mean(),
+        "min_psnr": min_psnr, "strength": strength,
+        "val_before": 100 * float(before.mean()), "val_after": 100 * float(after.mean()),
         "val_rise_lo": 100 * low, "val_rise_hi": 100 * high, "recommended": low > 0,
     }  # fmt: skip
     return replace(found, about=about)
