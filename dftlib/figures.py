@@ -446,7 +446,8 @@ def queries(table: pd.DataFrame, note: str = "") -> Figure:
                        label="moved threshold")  # fmt: skip
             ax.axhline(rows["before"].mean(), color="0.3", linestyle=":", linewidth=0.9, label="before")
             ax.set(xscale="log", title=str(data), xlabel="pictures asked")
-            ticks = sorted({100, *table["budget"]} - {0})
+            ax.margins(x=0.2)
+            ticks = sorted(set(table["budget"]) - {0})
             ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
             ax.xaxis.set_minor_locator(NullLocator())
             ax.grid(color="0.92", linewidth=0.6)

@@ -141,7 +141,8 @@ def measured(profile: Profile, cell: Cell, found: Perturbation) -> dict[str, Any
 def table(profile: Profile) -> pd.DataFrame:
     """A row a data set, seed, learner, kind of answer and budget: what it asked and what came of it (`measured`).
 
-    `share` is the rise as a share of that of the gradient fit on the same network, opened, with the same pictures and limit.
+    `share` is the rise as a share of that of the gradient fit on the same network, opened, with the same pictures and limit;
+    empty where that is less than a point.
     """
     profile = at_its_size(profile)
     jobs = [(cell, *run) for cell in cells(profile) for run in runs(profile, cell)]
@@ -153,8 +154,8 @@ def table(profile: Profile) -> pd.DataFrame:
         names = {"data": cell.data, "seed": cell.seed, "learner": learner, "told": told, "budget": budget}
         rows.append({**names, **said, **measured(profile, cell, found)})
     made = pd.DataFrame(rows)
-    bound = made.query("learner == 'gradient'").set_index(["data", "seed"])["rise"]
-    made["share"] = made["rise"] / bound.loc[pd.MultiIndex.from_frame(made[["data", "seed"]])].to_numpy()
+    bound = made.query("learner == 'gradient' and rise >= 1").set_index(["data", "seed"])["rise"]
+    made["share"] = made["rise"] / bound.reindex(pd.MultiIndex.from_frame(made[["data", "seed"]])).to_numpy()
     return made
 
 
@@ -163,7 +164,7 @@ def summary(made: pd.DataFrame) -> pd.DataFrame:
     groups = made.groupby(["data", "learner", "told", "budget"], sort=False)
     kept = ["used", "before", "after", "rise", "threshold", "colour_threshold", "psnr"]
     means = groups[kept].mean().assign(lowest=groups["after"].min(), highest=groups["after"].max())
-    bound = means.xs("gradient", level="learner")["rise"].droplevel(["told", "budget"])
+    bound = means.xs("gradient", level="learner").query("rise >= 1")["rise"].droplevel(["told", "budget"])
     return means.assign(share=means["rise"] / bound.reindex(means.index.get_level_values("data")).to_numpy()).reset_index()
 
 
