@@ -50,7 +50,7 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 	DFT_CACHE=$(CURDIR)/build/test/cache DFT_OUTPUT=$(CURDIR)/build/test \
 		$(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout=900 notebooks
 
