@@ -189,7 +189,7 @@ def test_from_a_folder_and_a_web_service_to_perturbed_photos(tmp_path: Path) -> 
         return [dict(zip(("female", "male"), row, strict=True)) for row in box.scores(pictures.transpose(0, 3, 1, 2)).tolist()]
 
     with WebService(gender, ["500", "", "429", "stall", "close", "", "503"], key=KEY) as service:
-        options = "{answer: scores, names: [female, male], key_variable: SERVICE_KEY, timeout: 2, retries: 3}"
+        options = "{answer: scores, names: [female, male], key_variable: SERVICE_KEY, timeout: 2, retries: 6}"
         given = {"images": "photos", "labels": "labels.csv", "model": service.url, "out": "tuned"}
         strings = [word for name, value in given.items() for word in ("-r", name, value)]
         numbers = ["-p", "pixels", "32", "-p", "budget", "240", "-y", f"options: {options}"]
