@@ -58,6 +58,13 @@ class Profile:
     frontier_limits: tuple[float, ...]  # decibels, beside min_psnr itself
     query_datasets: tuple[str, ...]  # of `datasets`, those of notebook 06
     query_budgets: tuple[int, ...]  # pictures that it may ask
+    attribute_data: str  # the data set of notebooks 07 to 09
+    attribute_shape: tuple[int, int]  # height and width of its pictures
+    attribute_network: str  # 'convnets' | 'vgg16'
+    attribute_epochs: int
+    attribute_learning_rate: float
+    attribute_batch: int
+    n_flip: int  # training pictures whose attributes are flipped
     precision: str  # 'auto' | 'float32' | 'bfloat16'
     device: str  # 'auto' | 'cpu' | 'cuda' | 'cuda:1' …
 

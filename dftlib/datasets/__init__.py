@@ -6,7 +6,7 @@ from dftlib.config import DataError
 from dftlib.datasets import celeba, lfw, muct, splits, synthetic
 from dftlib.datasets.base import ATTRIBUTES, SPLITS, FaceDataset
 
-__all__ = ["ATTRIBUTES", "SPLITS", "FaceDataset", "load_dataset", "require_two_classes"]
+__all__ = ["ATTRIBUTES", "SPLITS", "FaceDataset", "load_attributes", "load_dataset", "require_two_classes"]
 
 FROM_DISK = ("lfw", "celeba", "muct")
 DRAWN = tuple(synthetic.STYLES)
@@ -33,6 +33,22 @@ def load_dataset(name: str, root: str | Path = "", size: int = 64, protocol: str
         return celeba.load(Path(root), size)
     load = lfw.load if name == "lfw" else muct.load
     return load(Path(root), size, protocol, seed)
+
+
+def load_attributes(name: str, root: str | Path, shape: tuple[int, int]) -> FaceDataset:
+    """Whole pictures, `shape` (height, width), with every attribute the set has: CelebA's 40, or the seven of a drawn set.
+
+    Raises `DataError` for another data set, for a drawn set that isn't square, and for anything missing or damaged on disk.
+    """
+    if name == "celeba":
+        if not str(root):
+            raise DataError(
+                "CelebA is read from disk: set data_root, or the variable DFT_DATA, to the folder that holds celeba/."
+            )
+        return celeba.load_all(Path(root), shape)
+    if name not in DRAWN or shape[0] != shape[1]:
+        raise DataError(f"Attributes of '{name}' at {shape[0]} x {shape[1]} can't be had: choose celeba, or a drawn set, square.")
+    return synthetic.load(name, shape[0], 0)
 
 
 def require_two_classes(dataset: FaceDataset, attribute: str) -> None:

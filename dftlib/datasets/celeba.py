@@ -24,18 +24,22 @@ REMEDY = (
 )
 
 
-def parse(root: Path) -> pd.DataFrame:
-    """Labels, 'subject' and 'split', indexed by picture; raises `DataError` where a list is missing or damaged."""
+def parse(root: Path, wanted: dict[str, str] | None = COLUMNS) -> pd.DataFrame:
+    """Labels, 'subject' and 'split', indexed by picture; raises `DataError` where a list is missing or damaged.
+
+    `wanted` gives the file's column for each attribute; None: all 40, with blanks for underscores in their names.
+    """
     folder = root / "celeba"
     path = decode.need(folder / "list_attr_celeba.txt", REMEDY.format(folder))
     lines = decode.read_lines(path)
     columns = ["file", *lines[1].split()] if len(lines) > 1 else []
-    names = list(COLUMNS.values())
+    wanted = {name.replace("_", " "): name for name in columns[1:]} if wanted is None else wanted
+    names = list(wanted.values())
     table = decode.read_table(path, lines, 2, columns, ["file", *names])
     if lines[0].strip() != str(len(table)):
         raise DataError(f"Line 1 of {path} promises {lines[0].strip()} pictures, but {len(table)} follow: fetch the file again.")
     present = decode.numbers(path, table, names, (1, -1)) > 0
-    labels = present.astype("int8").set_axis(list(COLUMNS), axis=1).set_axis(table["file"])
+    labels = present.astype("int8").set_axis(list(wanted), axis=1).set_axis(table["file"])
     path = decode.need(folder / "list_eval_partition.txt", REMEDY.format(folder))
     part = decode.numbers(path, parts := _pairs(path), ["value"], range(3))["value"].astype(int)
     split = _of(labels, path, parts["file"], part.map(dict(enumerate(SPLITS))))
@@ -62,4 +66,14 @@ def load(root: Path, size: int) -> FaceDataset:
     files = table.index.to_numpy(str)
     images = decode.pictures("celeba", folder, files.tolist(), size, decode.CROPS["celeba"])
     labels = table[list(ATTRIBUTES)].reset_index(drop=True)
+    return FaceDataset("celeba", images, labels, table["subject"].to_numpy(str), table["split"].to_numpy(str), files)
+
+
+def load_all(root: Path, shape: tuple[int, int]) -> FaceDataset:
+    """Whole aligned pictures, `shape` (height, width), with all 40 attributes: hats and neckties lie outside the crop."""
+    table = parse(root, None)
+    folder = decode.need(root / "celeba" / "img_align_celeba", REMEDY.format(root / "celeba"))
+    files = table.index.to_numpy(str)
+    images = decode.pictures("celeba", folder, files.tolist(), shape, (0.0, 0.0, 1.0, 1.0))
+    labels = table.drop(columns=["subject", "split"]).reset_index(drop=True)
     return FaceDataset("celeba", images, labels, table["subject"].to_numpy(str), table["split"].to_numpy(str), files)

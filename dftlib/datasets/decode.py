@@ -121,24 +121,26 @@ def in_threads(work: Callable[[range], None], count: int, title: str) -> None:
 
 
 def pictures(
-    name: str, folder: Path, files: Sequence[str], size: int, boxes: NDArray[np.float64] | tuple[float, ...]
+    name: str, folder: Path, files: Sequence[str], size: int | tuple[int, int], boxes: NDArray[np.float64] | tuple[float, ...]
 ) -> NDArray[np.uint8]:
-    """The pictures, cropped and resized (Lanczos, antialiased): N x 3 x size x size, RGB, read-only, from the cache.
+    """The pictures, cropped and resized (Lanczos, antialiased): N x 3 x height x width, RGB, read-only, from the cache.
 
+    size:  of a square picture, or height and width
     boxes: left, top, right, bottom as fractions, for all (4 numbers) or for each (N x 4)
     A missing, unreadable or truncated picture raises `DataError`.
     """
     boxes = np.asarray(boxes, float)
+    height, width = (size, size) if isinstance(size, int) else size
 
     def make() -> NDArray[np.uint8]:
-        out = np.empty((len(files), 3, size, size), np.uint8)
+        out = np.empty((len(files), 3, height, width), np.uint8)
         each = np.broadcast_to(boxes, (len(files), 4))
 
         def work(chunk: range) -> None:
             for i in chunk:
                 picture = read_picture(folder / files[i])
                 left, top, right, bottom = each[i] * (picture.size * 2)
-                small = picture.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, right, bottom))
+                small = picture.resize((width, height), Image.Resampling.LANCZOS, box=(left, top, right, bottom))
                 out[i] = np.asarray(small).transpose(2, 0, 1)
 
         in_threads(work, len(files), f"{name}: decode")
