@@ -73,7 +73,7 @@ class Block:
 
 
 @contextmanager
-def _sheet(width: float, height: float, note: str) -> Iterator[Figure]:
+def sheet(width: float, height: float, note: str) -> Iterator[Figure]:
     """A figure of this size in inches, in the style whatever the user's own is, with `note` in a line kept free at the bottom."""
     line = 10 / 72 / height if note else 0.0
     with plt.style.context(["default", STYLE]):
@@ -114,7 +114,7 @@ def _faces(ax: Axes, lines: dict[str, torch.Tensor], columns: int, foot: int = 0
 
 def samples(sets: Sequence[FaceDataset], per_class: int = 8, seed: int = 0, note: str = "") -> Figure:
     """Figure 0 (ours): a block a data set, `per_class` women above as many men, drawn at random."""
-    with _sheet(PAGE, len(sets) * (0.25 + 2 * PAGE / per_class), note) as figure:
+    with sheet(PAGE, len(sets) * (0.25 + 2 * PAGE / per_class), note) as figure:
         for ax, data in zip(figure.subplots(len(sets), 1, squeeze=False).flat, sets, strict=True):
             gender = data.labels["Gender"].to_numpy()
             rows = [_some(data, np.flatnonzero(gender == g), per_class, seed) for g in (0, 1)]
@@ -128,7 +128,7 @@ def samples(sets: Sequence[FaceDataset], per_class: int = 8, seed: int = 0, note
 def perturbations(items: Sequence[tuple[str, Perturbation]], note: str = "") -> Figure:
     """Figure 3b: each N stretched to its largest value (grey is zero), and below it its luminance, on one scale for all."""
     side = PAGE / max(len(items), 3)
-    with _sheet(side * len(items), 2 * side + 0.75, note) as figure:
+    with sheet(side * len(items), 2 * side + 0.75, note) as figure:
         axes = figure.subplots(2, len(items), squeeze=False)
         weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # luminance as JPEG has it
         luminance = [(found.n * weights).sum(0).numpy() for _, found in items]
@@ -154,7 +154,7 @@ def corrected(blocks: Sequence[Block], per_block: int = 8, seed: int = 0, note: 
 
     Drawn at random of all that were set right; under each face stands the score of its true class.
     """
-    with _sheet(PAGE, len(blocks) * (0.6 + 2 * (PAGE - 0.2) / per_block), note) as figure:
+    with sheet(PAGE, len(blocks) * (0.6 + 2 * (PAGE - 0.2) / per_block), note) as figure:
         for ax, block in zip(figure.subplots(len(blocks), 1, squeeze=False).flat, blocks, strict=True):
             panel, data = block.panel, block.dataset
             was, now = panel.right("before"), panel.right("after")
@@ -192,7 +192,7 @@ def score_distributions(panels: Sequence[Panel], names: tuple[str, str] = ("abse
     """Figures 6 and 8: the scores of each class in 30 bins; of one panel side by side, of more in threes, after below before."""
     alone, columns = len(panels) == 1, 2 if len(panels) == 1 else min(len(panels), 3)
     bands = -(-len(panels) // 3) * (1 if alone else 2)
-    with _sheet(PAGE * columns / 3, 0.45 + (1.7 if alone else 1.3 * bands), note) as figure:
+    with sheet(PAGE * columns / 3, 0.45 + (1.7 if alone else 1.3 * bands), note) as figure:
         axes = figure.subplots(bands, columns, squeeze=False)
         for ax in axes.flat:
             ax.set_visible(False)
@@ -218,7 +218,7 @@ def roc_curves(panels: Sequence[Panel], note: str = "") -> Figure:
     """Figure 7: ROC curves before and after, in threes, with the areas below them; a dot is the classifier's threshold of 0.5."""
     columns = min(len(panels), 3)
     bands = -(-len(panels) // columns)
-    with _sheet(PAGE * columns / 3, 0.4 + 2.55 * bands, note) as figure:
+    with sheet(PAGE * columns / 3, 0.4 + 2.55 * bands, note) as figure:
         axes = figure.subplots(bands, columns, squeeze=False, sharex=True, sharey=True)
         for ax in axes.flat[len(panels) :]:
             ax.set_visible(False)
@@ -256,7 +256,7 @@ def confusion(
     `published`, one 2 x 2 x 2 a panel: [stage, truth, prediction] in percent, 'present' before 'absent', as the paper prints it.
     """
     side = PAGE / max(len(panels), 3)
-    with _sheet(side * len(panels), 2 * side + 0.5, note) as figure:
+    with sheet(side * len(panels), 2 * side + 0.5, note) as figure:
         axes = figure.subplots(2, len(panels), squeeze=False, sharex=True, sharey=True)
         for (j, i), ax in np.ndenumerate(axes):
             panel, stage = panels[i], STAGES[j][0]
@@ -294,7 +294,7 @@ def rise(table: pd.DataFrame, note: str = "") -> Figure:
             names += f", {word}" + table[column].astype(str)
     paper = {"published_before", "published_after"} <= set(table) and bool(table["published_before"].notna().any())
     y = np.arange(len(table))
-    with _sheet(PAGE, 1.0 + (0.32 if paper else 0.24) * len(table), note) as figure:
+    with sheet(PAGE, 1.0 + (0.32 if paper else 0.24) * len(table), note) as figure:
         ax = figure.subplots()
         marks: list[Any] = []
         ax.hlines(y, table["before"], table["after"], color="0.75", linewidth=2.5, zorder=1)
@@ -339,7 +339,7 @@ def label_budgets(table: pd.DataFrame, note: str = "") -> Figure:
     is its 95 % interval.
     """
     cells = list(table.groupby(["attribute", "data", "model"], sort=False))
-    with _sheet(PAGE * max(len(cells), 2) / 3, 2.9, note) as figure:
+    with sheet(PAGE * max(len(cells), 2) / 3, 2.9, note) as figure:
         axes = figure.subplots(1, len(cells), squeeze=False)[0]
         for ax, ((attribute, data, model), cell) in zip(axes, cells, strict=True):
             for method, own in cell.groupby("method", sort=False):
@@ -364,7 +364,7 @@ def label_budgets(table: pd.DataFrame, note: str = "") -> Figure:
 def rounds(table: pd.DataFrame, note: str = "") -> Figure:
     """The combination: accuracy by round for each way alone and both in turn; bands are 95 % intervals, in percent."""
     cells = list(table.groupby(["attribute", "data", "model"], sort=False))
-    with _sheet(PAGE * max(len(cells), 2) / 3, 2.7, note) as figure:
+    with sheet(PAGE * max(len(cells), 2) / 3, 2.7, note) as figure:
         axes = figure.subplots(1, len(cells), squeeze=False)[0]
         for ax, ((attribute, data, model), cell) in zip(axes, cells, strict=True):
             for way, own in cell.groupby("way", sort=False):
@@ -391,7 +391,7 @@ def frontier(table: pd.DataFrame, note: str = "") -> Figure:
     }
     measures = {"psnr": "PSNR (dB)", "ssim": "SSIM", "pass": "PASS"}
     cells = list(table.groupby(["attribute", "data", "model"], sort=False))
-    with _sheet(PAGE, 0.5 + 2.3 * len(cells), note) as figure:
+    with sheet(PAGE, 0.5 + 2.3 * len(cells), note) as figure:
         axes = figure.subplots(len(cells), 3, squeeze=False, sharey="row")
         for ax, label in zip(axes[-1], measures.values(), strict=True):
             ax.set_xlabel(label)
@@ -430,7 +430,7 @@ def queries(table: pd.DataFrame, note: str = "") -> Figure:
     percent. The best remedy without N is that of the two thresholds which is higher on average.
     """
     sets = list(table.groupby("data", sort=False))
-    with _sheet(PAGE * max(len(sets), 2) / 3, 3.1 if len(sets) > 2 else 3.5, note) as figure:
+    with sheet(PAGE * max(len(sets), 2) / 3, 3.1 if len(sets) > 2 else 3.5, note) as figure:
         axes = figure.subplots(1, len(sets), squeeze=False)[0]
         for ax, (data, rows) in zip(axes, sets, strict=True):
             for learner, (name, colour, shape) in ASKERS.items():
@@ -466,7 +466,7 @@ def controls(table: pd.DataFrame, note: str = "") -> Figure:
     grid, low, high = (
         table.pivot_table(value, "cell", "control", sort=False, dropna=False) for value in ("over", "over_lo", "over_hi")
     )
-    with _sheet(PAGE, 1.5 + 0.2 * len(grid), note) as figure:
+    with sheet(PAGE, 1.5 + 0.2 * len(grid), note) as figure:
         ax = figure.subplots()
         most = min(30.0, float(np.nanmax(np.abs(grid.to_numpy()))))
         bar = {"label": "accuracy under N less the control's (points)", "location": "bottom", "shrink": 0.5, "aspect": 40}
@@ -493,7 +493,7 @@ def scorecard(table: pd.DataFrame, note: str = "") -> Figure:
     titles = {2: "Gender, own data", 3: "attributes, own data", 5: "Gender, other data", 6: "attributes, other data"}
     y = np.arange(len(rows)) + rows["table"].map({t: i for i, t in enumerate(titles)}).to_numpy() * 1.4
     agree = int((rows["sign_agrees"]).sum())
-    with _sheet(PAGE, 0.9 + 0.19 * (len(rows) + 1.4 * len(titles)), note) as figure:
+    with sheet(PAGE, 0.9 + 0.19 * (len(rows) + 1.4 * len(titles)), note) as figure:
         ax = figure.subplots()
         ax.axvline(0, color="0.3", linewidth=0.8)
         ax.hlines(y, rows["published_rise"], rows["rise"], color="0.85", linewidth=2)
@@ -543,7 +543,7 @@ def two_ways(example: Example, names: tuple[str, str] = ("absent", "present"), n
         (example.tuned, example.x, "(b) model fine-tuning,\nthe boundary moves"),
         (example.model, example.z, "(c) data fine-tuning,\nthe data move"),
     )
-    with _sheet(PAGE, 3.15, note) as figure:
+    with sheet(PAGE, 3.15, note) as figure:
         axes = figure.subplots(1, 3, sharey=True)
         for ax, (classifier, points, title) in zip(axes, panels, strict=True):
             _square(ax, classifier, points, names, title)
@@ -566,7 +566,7 @@ def two_ways(example: Example, names: tuple[str, str] = ("absent", "present"), n
 def score_path(example: Example, names: tuple[str, str] = ("absent", "present"), note: str = "") -> Figure:
     """Figure 4, live: the data D₁ that trained a model M₁, the data X, and Z = X + N; below each, the scores that M₁ gives."""
     parts = {"D₁": example.d1, "X": example.x, "Z = X + N": example.z}
-    with _sheet(PAGE, 4.75, note) as figure:
+    with sheet(PAGE, 4.75, note) as figure:
         axes = figure.subplots(2, 3, sharey="row", height_ratios=(1.6, 1))
         for (top, below), (name, points), letters in zip(axes.T, parts.items(), ("ab", "cd", "ef"), strict=True):
             _square(top, example.model, points, names, f"({letters[0]}) {name}")
@@ -584,7 +584,7 @@ def examples(before: torch.Tensor, after: torch.Tensor, true: ArrayLike, title: 
     """Pictures before, after, and ten times the difference around grey (uint8, n x 3 x H x W); true: 2 x n scores, in [0, 1]."""
     count, _, size, _ = before.shape
     change = (127.5 + 10 * (after.float() - before)).clamp(0, 255).byte()
-    with _sheet(PAGE, 0.5 + 3.4 * (PAGE - 0.2) / count, note) as figure:
+    with sheet(PAGE, 0.5 + 3.4 * (PAGE - 0.2) / count, note) as figure:
         ax = figure.subplots()
         foot = round(size * count * 11 / 72 / PAGE)  # 11 points, a line of text
         _faces(ax, {"before": before, "after": after, "10 × change": change}, count, foot)
