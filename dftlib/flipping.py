@@ -15,9 +15,9 @@ from dftlib.classifiers import Pictures, batches, to_float
 
 METHODS, SEARCHES = ("fgs", "ffa"), ("line", "iterative")
 LIMIT = 256  # grey levels: a line-search that has doubled to here without a flip gives up
-STEPS = 100  # so does the iterative search, after so many steps
+STEPS = 50  # so does the iterative search, after so many steps
 FINE = 1 / 8  # grey levels within which FFA's line-search is narrowed; FGS stays on whole ones
-BATCH = 256
+BATCH = 64  # pictures at once on a processor, within its cache; a GPU takes all
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ def flip(
     device = next(net.parameters()).device
     found = []
     bar = tqdm(total=len(images), desc=f"{method} {search}", unit="picture", disable=None, leave=False)
-    for part, signs in zip(batches(images, BATCH), labels.split(BATCH), strict=True):
+    at_once = BATCH if device.type == "cpu" else max(len(images), 1)
+    for part, signs in zip(batches(images, at_once), labels.split(at_once), strict=True):
         original = to_float(part, device) * 255
         attack = _Attack(net, original, signs.to(device), method, loss, attribute)
         z, size = (_line if search == "line" else _iterative)(attack, original.round_(), method)

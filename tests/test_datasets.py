@@ -11,7 +11,20 @@ import pytest
 from PIL import Image
 
 from dftlib.config import DataError
-from dftlib.datasets import ATTRIBUTES, SPLITS, celeba, decode, lfw, load_dataset, muct, require_two_classes, splits
+from dftlib.datasets import (
+    ATTRIBUTES,
+    SPLITS,
+    FaceDataset,
+    celeba,
+    decode,
+    lfw,
+    load_attributes,
+    load_dataset,
+    muct,
+    require_two_classes,
+    splits,
+    synthetic,
+)
 
 DATA = os.environ.get("DFT_DATA", "")
 real = pytest.mark.skipif(not DATA, reason="DFT_DATA names no folder with the real data sets")
@@ -115,6 +128,111 @@ def test_celeba_identities_are_used_where_they_are(tmp_path: Path) -> None:
     faces_on_disk.write(path, ["000001.jpg 5"])
     with pytest.raises(DataError, match=r"identity_CelebA.txt doesn't list 000002.jpg"):
         celeba.parse(tmp_path)
+
+
+def test_all_attributes_of_celeba_are_those_of_the_file(root: Path) -> None:
+    """Under its own names, blanks for underscores; people and splits are those of the seven attributes."""
+    lines = (root / "celeba" / "list_attr_celeba.txt").read_text().split("\n")
+    names, rows = lines[1].split(), [line.split() for line in lines[2:22]]
+    faces, seven = load_attributes("celeba", root, (24, 16)), load_dataset("celeba", root, size=8)
+    assert list(faces.labels) == [name.replace("_", " ") for name in names]
+    assert {"5 o Clock Shadow", "Male", "Young"} < set(faces.labels)
+    assert (faces.labels.dtypes == "int8").all()
+    assert list(faces.labels.index) == list(range(20))
+    assert (faces.labels.to_numpy() == (np.array(rows)[:, 1:] == "1")).all()
+    assert faces.files.tolist() == [row[0] for row in rows]
+    assert (faces.split == seven.split).all()
+    assert (faces.subjects == seven.subjects).all()
+    assert (faces.labels["Male"] == seven.labels["Gender"]).all()
+
+
+def test_attributes_come_with_whole_pictures(root: Path) -> None:
+    """At their own size they aren't touched; at another one both ramps of `faces_on_disk.noise` reach both ends."""
+    faces = load_attributes("celeba", root, (109, 89))
+    for file, image in zip(faces.files, faces.images, strict=True):
+        with Image.open(root / "celeba" / "img_align_celeba" / file) as picture:
+            assert (image.transpose(1, 2, 0) == np.asarray(picture)).all()
+    faces = load_attributes("celeba", root, (40, 20))
+    assert faces.images.shape == (20, 3, 40, 20)
+    red, _, blue = faces.images.mean(0)
+    np.testing.assert_allclose(red.mean(0)[[0, -1]], 30 + 190 * np.array([0.5, 19.5]) / 20, atol=6)
+    np.testing.assert_allclose(blue.mean(1)[[0, -1]], 220 - 190 * np.array([0.5, 39.5]) / 40, atol=6)
+
+
+def test_one_number_is_the_size_of_a_square(root: Path) -> None:
+    folder, crop = root / "celeba" / "img_align_celeba", decode.CROPS["celeba"]
+    square, pair = (decode.pictures("any", folder, ["000001.jpg"], size, crop) for size in (24, (24, 24)))
+    assert (square == pair).all()
+    wide, high = (decode.pictures("any", folder, ["000001.jpg"], size, crop) for size in ((8, 24), (24, 8)))
+    assert wide.shape == (1, 3, 8, 24)
+    assert high.shape == (1, 3, 24, 8)
+    # the same crop, squeezed: what is averaged over its short side is what the square has there
+    np.testing.assert_allclose(wide.mean((1, 2)), square.mean((1, 2)), atol=4)
+    np.testing.assert_allclose(high.mean((1, 3)), square.mean((1, 3)), atol=4)
+
+
+def test_shapes_and_crops_are_kept_apart(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_of_them() -> list[FaceDataset]:
+        return [*(load_attributes("celeba", root, shape) for shape in ((16, 24), (24, 16), (16, 16))),
+                load_dataset("celeba", root, size=16)]  # fmt: skip
+
+    first = all_of_them()
+    assert [faces.images.shape[2:] for faces in first] == [(16, 24), (24, 16), (16, 16), (16, 16)]
+    assert (first[2].images != first[3].images).any()
+    monkeypatch.setattr(decode, "read_picture", None)
+    assert all((a.images == b.images).all() for a, b in zip(first, all_of_them(), strict=True))
+    with pytest.raises(TypeError):
+        load_attributes("celeba", root, (16, 25))
+
+
+def test_a_drawn_set_has_its_seven_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = synthetic.load
+
+    def few(style: str, size: int, seed: int) -> FaceDataset:
+        return load(style, size, seed, subjects=5, per_subject=2)
+
+    monkeypatch.setattr(synthetic, "load", few)
+    faces, wanted = load_attributes("press", "", (16, 16)), few("press", 16, 0)
+    assert tuple(faces.labels) == ATTRIBUTES
+    assert (faces.images == wanted.images).all()
+    assert faces.images.shape == (10, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("lfw", (16, 16), "Attributes of 'lfw' at 16 x 16 can't be had: choose celeba, or a drawn set, square"),
+        ("yale", (16, 16), "Attributes of 'yale'"),
+        ("studio", (24, 16), "Attributes of 'studio' at 24 x 16 can't be had"),
+        ("celeba", (24, 16), "set data_root, or the variable DFT_DATA, to the folder that holds celeba/"),
+    ],
+)
+def test_attributes_that_cant_be_had(name: str, shape: tuple[int, int], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_attributes(name, "", shape)
+
+
+@pytest.mark.parametrize(
+    ("line", "old", "new", "message"),
+    [
+        (3, "000001.jpg -1", "000001.jpg 0", "Line 3 .* has '0' for '5_o_Clock_Shadow', which must be one of 1, -1"),
+        (5, "000003.jpg", "000003.jpg 1", "Line 5 of .* has 11 columns, not 10"),
+        (1, "20", "21", "Line 1 .* promises 21 pictures, but 20 follow"),
+        (22, "000020.jpg", "000021.jpg", "doesn't list 000021.jpg"),
+    ],
+)
+def test_a_damaged_list_of_all_attributes(root: Path, line: int, old: str, new: str, message: str) -> None:
+    """A column that the seven attributes don't need is looked at, too."""
+    faces_on_disk.edit(root / "celeba" / "list_attr_celeba.txt", line, old, new)
+    with pytest.raises(DataError, match=message):
+        load_attributes("celeba", root, (24, 16))
+
+
+@pytest.mark.parametrize("text", ["", "<html>quota exceeded</html>\n", "20\n", "20\n\n\n"])
+def test_a_list_of_all_attributes_that_is_something_else(root: Path, text: str) -> None:
+    (root / "celeba" / "list_attr_celeba.txt").write_text(text)
+    with pytest.raises(DataError, match="fetch the file again"):
+        load_attributes("celeba", root, (24, 16))
 
 
 def test_muct_labels_are_in_the_names(tmp_path: Path) -> None:
@@ -319,3 +437,31 @@ def test_real_lfw_people_are_on_one_side() -> None:
     sides = splits.subject_split(table["subject"].to_numpy(str), table["Gender"].to_numpy(), 0)
     assert pd.Series(sides).groupby(table["subject"].to_numpy()).nunique().max() == 1
     assert (sides == "train").mean() == pytest.approx(0.6, abs=0.05)
+
+
+@real
+def test_real_attributes_of_celeba() -> None:
+    """Shares as in the folder's README, agreement with the seven attributes, and some pictures as Pillow makes them."""
+    faces, seven = load_attributes("celeba", DATA, (64, 64)), celeba.parse(Path(DATA))
+    assert faces.images.shape == (18253, 3, 64, 64)
+    assert faces.labels.shape == (18253, 40)
+    present = {
+        "Male": (4036, 2082, 1936),
+        "Smiling": (4384, 2249, 2339),
+        "Attractive": (4356, 2222, 2180),
+        "Wearing Lipstick": (3951, 1880, 2224),
+        "Bushy Eyebrows": (1225, 620, 609),
+        "Pale Skin": (358, 188, 184),
+        "Eyeglasses": (675, 350, 321),
+    }
+    for name, counts in present.items():
+        assert tuple(faces.labels[name][faces.split == side].sum() for side in SPLITS) == counts
+    assert faces.labels.isin([0, 1]).all(axis=None)
+    assert seven.index.tolist() == faces.files.tolist()
+    assert seven["split"].tolist() == faces.split.tolist()
+    for name, column in celeba.COLUMNS.items():
+        assert (faces.labels[column.replace("_", " ")].to_numpy() == seven[name].to_numpy()).all()
+    for i in range(0, 18253, 997):
+        with Image.open(Path(DATA) / "celeba" / "img_align_celeba" / faces.files[i]) as picture:
+            small = np.asarray(picture.resize((64, 64), Image.Resampling.LANCZOS)).transpose(2, 0, 1)
+        assert (faces.images[i] == small).all()

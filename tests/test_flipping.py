@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -148,24 +148,22 @@ def nets() -> dict[str, Network]:
     return {kind: curved(outputs) for kind, (outputs, _) in KINDS.items()}
 
 
-IMAGES = smooth(24)
-LABELS = torch.tensor([-1.0, 1.0, 1.0] * 8)
+IMAGES = smooth(16)
+LABELS = torch.tensor([-1.0, 1.0, 1.0, -1.0] * 4)
 # Pictures and weights so that everything is exact: powers of two, and scores that are never zero.
 pictures = hnp.arrays(np.uint8, (3, 3, 2, 1))
 weights = hnp.arrays(np.int8, (3, 2, 1), elements=st.sampled_from([-4, -2, -1, 0, 1, 2, 4]))
 labels = st.lists(st.sampled_from([-1.0, 1.0]), min_size=3, max_size=3)
 
 
-def every_size(net: Linear, x: Pixels, search: str, step: NDArray[np.float64]) -> tuple[Pixels, float]:
-    """The smallest of all sizes along `step` that flips a picture, and what comes out."""
-    w, b = net.weights[0].numpy(), net.bias.item()
+def every_size(w: NDArray[np.int8], b: float, x: Pixels, method: str, search: str) -> tuple[Pixels, float]:
+    """The smallest of all sizes that flips a picture, and what comes out; the search by steps asks fractional pictures, too."""
 
-    def above(z: NDArray[np.float64]) -> bool:
-        return bool((w * z).sum() + b > 0)
+    def above(z: NDArray[Any]) -> bool:
+        return bool((w.astype(float) * z).sum() + b > 0)
 
-    whole = search == "iterative" or np.isin(step, (-1, 0, 1)).all()
-    sizes = np.arange(1, 101) if search == "iterative" else np.arange(1, 257) if whole else np.arange(1, 2049) / 8
-    for size in sizes:
+    step = (-1 if above(x) else 1) * (np.sign(w) if method == "fgs" else w / max(abs(w).max(), 1))
+    for size in np.arange(1, 101) if search == "iterative" else np.arange(1, 257) if method == "fgs" else np.arange(1, 2049) / 8:
         z = np.clip(x + size * step, 0, 255)
         if above(np.round(z)) != above(x) and (search == "line" or above(z) != above(x)):
             return np.round(z).astype(np.uint8), float(size)
@@ -174,6 +172,7 @@ def every_size(net: Linear, x: Pixels, search: str, step: NDArray[np.float64]) -
 
 @pytest.mark.parametrize("search", flipping.SEARCHES)
 @pytest.mark.parametrize("method", flipping.METHODS)
+@settings(max_examples=20)
 @given(x=pictures, w=weights, at=st.integers(-2000, 2000), y=labels)
 @example(x=np.full((3, 3, 2, 1), 255, np.uint8), w=np.full((3, 2, 1), 4, np.int8), at=-6000, y=[1.0, 1.0, -1.0])
 @example(x=np.full((3, 3, 2, 1), 1, np.uint8), w=np.full((3, 2, 1), -1, np.int8), at=1500, y=[1.0, 1.0, -1.0])
@@ -184,19 +183,16 @@ def test_of_a_linear_network_the_smallest_size_of_all_is_found(
     net = Linear(w[None], [at + 0.125])
     found = flip(net, torch.from_numpy(x), torch.tensor(y), method, search)
     for i, picture in enumerate(x):
-        up = (w.astype(float) * picture).sum() + at + 0.125 < 0
-        step = (1 if up else -1) * (np.sign(w) if method == "fgs" else w / max(abs(w).max(), 1))
-        if method == "ffa" and search == "line" and np.isin(step, (-1, 0, 1)).all():
-            step = step * (1 + 1e-12)  # FFA's sizes are eighths whatever the direction
-        wanted, size = every_size(net, picture, search, step)
+        wanted, size = every_size(w, at + 0.125, picture, method, search)
         assert found.size[i].item() == size
         np.testing.assert_array_equal(found.images[i].numpy(), wanted)
         assert found.flipped[i].item() == math.isfinite(size)
 
 
+@settings(max_examples=20)
 @given(
-    w=hnp.arrays(np.float64, (1, 3, 4, 3), elements=st.floats(-1, 1).filter(lambda value: abs(value) > 1e-3)),
-    x=hnp.arrays(np.uint8, (1, 3, 4, 3), elements=st.integers(100, 155)),
+    w=hnp.arrays(np.float64, (1, 3, 2, 1), elements=st.floats(0.01, 1) | st.floats(-1, -0.01)),
+    x=hnp.arrays(np.uint8, (1, 3, 2, 1), elements=st.integers(100, 155)),
     distance=st.floats(0.01, 90),
     y=st.sampled_from([-1.0, 1.0]),
 )
@@ -207,23 +203,22 @@ def test_away_from_black_and_white_epsilon_is_the_score_by_the_sum_of_weights(
     assume(abs(distance - round(distance)) > 1e-3)
     score = y * distance * abs(w).sum()
     net = Linear(w, [score - (w * x).sum()])
-    for method_label in (y, -y):
-        found = flip(net, torch.from_numpy(x), torch.tensor([method_label]), "fgs", "line")
+    for label in (y, -y):
+        found = flip(net, torch.from_numpy(x), torch.tensor([label]), "fgs", "line")
         assert found.size.item() == math.ceil(distance)
         np.testing.assert_array_equal(found.images.numpy(), x - y * math.ceil(distance) * np.sign(w))
 
 
 @pytest.mark.parametrize(("kind", "method", "search"), CASES)
-def test_flips_are_those_of_plain_loops(nets: dict[str, Network], kind: str, method: str, search: Literal["line"]) -> None:
-    outputs, attribute = KINDS[kind]
-    found = flip(nets[kind], IMAGES, LABELS, method, search, loss_of(kind), attribute)
+def test_flips_are_those_of_plain_loops(nets: dict[str, Network], kind: str, method: str, search: str) -> None:
+    found = flip(nets[kind], IMAGES, LABELS, method, search, loss_of(kind), KINDS[kind][1])
     for i, picture in enumerate(IMAGES):
         wanted, size = getattr(Alone(nets[kind], kind, method, picture, LABELS[i].item()), search)()
         assert found.size[i].item() == size
         off = (found.images[i].float() - wanted).abs()
         assert off.max() <= 1  # a level just at the half may be rounded otherwise
         assert off.mean() < 0.002
-    assert found.flipped.sum() >= 8
+    assert found.flipped.sum() >= 6
     assert len(set(found.size.tolist())) > 3
 
 
@@ -238,7 +233,7 @@ def test_what_is_reported_holds_for_the_pictures_returned(kind: str, method: str
     assert found.images.shape == IMAGES.shape
     assert found.flipped.dtype == torch.bool
     assert torch.equal(found.flipped, found.size.isfinite())
-    assert 0 < found.flipped.sum()
+    assert found.flipped.any()
     for i, flipped in enumerate(found.flipped.tolist()):
         before, after = (answers(net, images[i : i + 1], kind).item() for images in (IMAGES, found.images))
         assert (before != after) == flipped
@@ -251,7 +246,7 @@ def test_some_pictures_are_not_flipped(nets: dict[str, Network]) -> None:
     for kind, method in (("euclidean", "fgs"), ("softmax", "ffa")):
         for search in flipping.SEARCHES:
             found = flip(nets[kind], IMAGES, LABELS, method, search, kind)
-            assert 0 < (~found.flipped).sum() < 24
+            assert 0 < (~found.flipped).sum() < 16
             assert torch.equal(found.images[~found.flipped], IMAGES[~found.flipped])
 
 
@@ -274,9 +269,8 @@ def test_fgs_moves_every_level_by_the_whole_size_or_to_the_end(nets: dict[str, N
 @pytest.mark.parametrize(("kind", "method"), [(kind, method) for kind, method, search in CASES if search == "line"])
 def test_a_size_smaller_by_the_resolution_doesnt_flip(nets: dict[str, Network], kind: str, method: str) -> None:
     """And neither does the half of the first size tried that did."""
-    outputs, attribute = KINDS[kind]
     fine = 1 if method == "fgs" else 1 / 8
-    found = flip(nets[kind], IMAGES, LABELS, method, "line", loss_of(kind), attribute)
+    found = flip(nets[kind], IMAGES, LABELS, method, "line", loss_of(kind), KINDS[kind][1])
     for i in found.flipped.nonzero()[:, 0].tolist():
         alone, size = Alone(nets[kind], kind, method, IMAGES[i], LABELS[i].item()), found.size[i].item()
         assert size % fine == 0
@@ -292,14 +286,15 @@ def test_a_flip_doesnt_depend_on_the_other_pictures(
 ) -> None:
     net, loss, attribute = nets[kind], loss_of(kind), KINDS[kind][1]
     wanted = flip(net, IMAGES, LABELS, method, search, loss, attribute)
-    order = torch.arange(23, -1, -1)
+    order = torch.arange(15, -1, -1)
     turned = flip(net, IMAGES[order], LABELS[order], method, search, loss, attribute)
     assert_same(turned, Flips(wanted.images[order], wanted.flipped[order], wanted.size[order]))
     seen: list[int] = []
     handle = net.register_forward_hook(lambda _net, images, _scores: seen.append(len(images[0])))
-    for batch in (1, 5):
+    for batch, count in ((1, 4), (5, 16)):
         monkeypatch.setattr(flipping, "BATCH", batch)
-        assert_same(flip(net, IMAGES, LABELS, method, search, loss, attribute), wanted)
+        found = flip(net, IMAGES[:count], LABELS[:count], method, search, loss, attribute)
+        assert_same(found, Flips(wanted.images[:count], wanted.flipped[:count], wanted.size[:count]))
         assert max(seen) == batch
     handle.remove()
 
@@ -330,9 +325,8 @@ def test_only_what_hasnt_flipped_is_computed() -> None:
 
 
 def test_most_rows_are_spared(nets: dict[str, Network]) -> None:
-    for search, most in (("line", 8), ("iterative", 60)):
-        seen, found = rows(nets["euclidean"], IMAGES, "fgs", search)
-        assert sum(seen) < most * len(IMAGES)
+    for method, search in WAYS:
+        seen, _ = rows(nets["euclidean"], IMAGES, method, search)
         assert sum(seen) < 0.7 * len(seen) * len(IMAGES)
 
 
@@ -354,7 +348,7 @@ def test_a_picture_that_is_wrong_is_set_right(nets: dict[str, Network], search: 
             y = sign * (was.float() * 2 - 1)
             found = flip(net, IMAGES, y, "fgs", search, kind)
             before, after = (losses(net(x.float() / 255), y[:, None], kind)[:, 0] for x in (IMAGES, found.images))
-            assert found.flipped.sum() > 16
+            assert found.flipped.sum() > 10
             assert ((after - before) * sign > 0)[found.flipped].all()
         assert found.flipped.all()
         assert torch.equal(present(net(found.images.float() / 255), kind)[:, 0], y > 0)
@@ -364,14 +358,14 @@ def test_a_picture_that_is_wrong_is_set_right(nets: dict[str, Network], search: 
 @pytest.mark.parametrize(("score", "y"), [(1.5, 1), (-1.5, -1), (1.0, 1)])
 def test_fgs_drives_a_score_beyond_its_label_away_from_the_border(search: str, score: float, y: int) -> None:
     """Equation 7 with the Euclidean loss; at the label itself there is no way at all. FFA doesn't mind, nor do wrong labels."""
-    net, images = slope(score * 20 - 100, 20), levels(100)
+    net, images = slope(score * 20.5 - 100, 20.5), levels(100)
     lost = flip(net, images, torch.tensor([float(y)]), "fgs", search)
     assert not lost.flipped.item()
     assert torch.equal(lost.images, images)
     for method, label in (("fgs", -y), ("ffa", y), ("ffa", -y)):
         found = flip(net, images, torch.tensor([float(label)]), method, search)
         assert found.flipped.item()
-        assert 19 <= found.size.item() <= 31
+        assert 20 <= found.size.item() <= 31
         assert (found.images.float() - 100)[0, 0, 0, 0] * y < 0
 
 
@@ -384,7 +378,7 @@ def test_ffa_needs_no_labels_and_turns_the_output_asked_for(nets: dict[str, Netw
         assert_same(a, b)
         changed = (net(a.images.float() / 255) > 0) != before
         assert torch.equal(changed[:, attribute], a.flipped)
-        assert changed[:, attribute].sum() > 16
+        assert changed[:, attribute].sum() > 10
         found.append(a)
     assert not torch.equal(found[0].images, found[1].images)
 
@@ -459,7 +453,7 @@ def test_unknown_methods_and_searches_are_refused(nets: dict[str, Network], meth
 
 @pytest.mark.parametrize("search", flipping.SEARCHES)
 def test_fgs_on_moon_is_refused(nets: dict[str, Network], search: str) -> None:
-    with pytest.raises(ValueError, match="can't choose one attribute of MOON. Use method 'ffa'"):
+    with pytest.raises(ValueError, match=r"can't choose one attribute of MOON\. Use method 'ffa'"):
         flip(nets["moon"], IMAGES, LABELS, "fgs", search, attribute=3)
 
 
