@@ -145,8 +145,9 @@ def flippability(profile: Profile) -> pd.DataFrame:
             for tau in TAUS:
                 hit = adversarial(found, tau) & of
                 name = f"pass_{100 * tau:.0f}"
-                many = drawn @ hit.sum(1).double().numpy() / (drawn @ of.sum(1).double().numpy())
-                row[name] = 100 * int(hit.sum()) / int(of.sum())
+                with np.errstate(invalid="ignore"):  # a draw may hold no such answer
+                    many = drawn @ hit.sum(1).double().numpy() / (drawn @ of.sum(1).double().numpy())
+                row[name] = 100 * float(hit[of].double().mean())
                 row[f"{name}_lo"], row[f"{name}_hi"] = (100 * v for v in evaluation.interval(many))
             rows.append({**row, "total": int(of.sum())})
     paper = pd.read_csv(ROOT / "results" / "published" / "robustness_flippability.csv")

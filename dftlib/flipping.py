@@ -45,14 +45,16 @@ def flip(
     """
     if method not in METHODS or search not in SEARCHES:
         raise ValueError(f"There is no '{method}' by '{search}': choose one of {METHODS} by one of {SEARCHES}.")
+    if not len(images):
+        return Flips(torch.as_tensor(images), torch.zeros(0, dtype=torch.bool), torch.zeros(0))
     device = next(net.parameters()).device
     found = []
     bar = tqdm(total=len(images), desc=f"{method} {search}", unit="picture", disable=None, leave=False)
-    at_once = BATCH if device.type == "cpu" else max(len(images), 1)
+    at_once = BATCH if device.type == "cpu" else len(images)
     for part, signs in zip(batches(images, at_once), labels.split(at_once), strict=True):
-        original = to_float(part, device) * 255
-        attack = _Attack(net, original, signs.to(device), method, loss, attribute)
-        z, size = (_line if search == "line" else _iterative)(attack, original.round_(), method)
+        original = (to_float(part, device) * 255).round_()
+        attack = _Attack(net, signs.to(device), method, loss, attribute)
+        z, size = (_line if search == "line" else _iterative)(attack, original, method)
         found.append(
             Flips(torch.where(size.isfinite().view(-1, 1, 1, 1), z, original).byte().cpu(), size.isfinite().cpu(), size.cpu())
         )
@@ -64,41 +66,45 @@ def flip(
 class _Attack:
     """The direction in which a picture is moved, and whether it has flipped."""
 
-    def __init__(self, net: Network, original: Tensor, labels: Tensor, method: str, loss: str, attribute: int) -> None:
-        self.net, self.loss, self.method = net, loss, method
-        scores = self._scores(original)
-        self.columns = slice(0, 2) if loss == "softmax" else slice(attribute, attribute + 1)
-        if method == "fgs" and scores.shape[1] > len(scores[0, self.columns]):
-            raise ValueError("FGS only raises the loss: it can't choose one attribute of MOON. Use method 'ffa'.")
-        self.was = present(scores[:, self.columns], loss)[:, 0]
-        self.labels = labels
-        # FGS raises the loss of a picture that is right and lowers that of one that is wrong.
-        self.way = torch.where(self.was == (labels > 0), 1.0, -1.0)
+    was: Tensor  # the classes of the pictures as they are, bool n; known from the first `direction` on
 
-    def _scores(self, pictures: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return self.net(pictures / 255).clone()
+    def __init__(self, net: Network, labels: Tensor, method: str, loss: str, attribute: int) -> None:
+        self.net, self.labels, self.method, self.loss = net, labels, method, loss
+        self.columns = slice(0, 2) if loss == "softmax" else slice(attribute, attribute + 1)
+
+    def _present(self, scores: Tensor) -> Tensor:
+        return present(scores[:, self.columns], self.loss)[:, 0]
 
     def flips(self, pictures: Tensor, rows: Tensor) -> Tensor:
         """Whether these pictures, which come from `rows`, are classified otherwise than those were."""
-        return present(self._scores(pictures)[:, self.columns], self.loss)[:, 0] != self.was[rows]
+        with torch.no_grad():
+            return self._present(self.net(pictures / 255)) != self.was[rows]
 
     def direction(self, pictures: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Directions of maximum norm 1 (equations 7 and 9), and whether the pictures have flipped already."""
+        """Directions of maximum norm 1 (equations 7 and 9), and whether the pictures have flipped already.
+
+        The first call takes all pictures, as they are.
+        """
         with torch.enable_grad():
             x = pictures.detach().requires_grad_()
             scores = self.net(x / 255)
+            now = self._present(scores.detach())
+            if not hasattr(self, "was"):
+                self.was = now
             if self.method == "fgs":
-                objective = (self.way[rows] * losses(scores, self.labels[rows, None], self.loss)[:, 0]).sum()
+                if scores.shape[1] > self.columns.stop - self.columns.start:
+                    raise ValueError("FGS only raises the loss: it can't choose one attribute of MOON. Use method 'ffa'.")
+                # FGS raises the loss of a picture that was right and lowers that of one that was wrong.
+                way = torch.where(self.was[rows] == (self.labels[rows] > 0), 1.0, -1.0)
+                objective = (way * losses(scores, self.labels[rows, None], self.loss)[:, 0]).sum()
             else:
                 # Equation 8: the attribute's score, or the higher of its two logits (section 5), should become zero; all others
                 # are their own target, so they add nothing. As the paper says of iterating, for the picture as it is now.
                 objective = -scores[:, self.columns].amax(1).square().sum() / 2
             (gradient,) = torch.autograd.grad(objective, x)
-        flipped = present(scores.detach()[:, self.columns], self.loss)[:, 0] != self.was[rows]
         if self.method == "fgs":
-            return gradient.sign(), flipped
-        return gradient / gradient.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-30), flipped
+            return gradient.sign(), now != self.was[rows]
+        return gradient / gradient.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-30), now != self.was[rows]
 
 
 def _moved(pictures: Tensor, direction: Tensor, size: Tensor) -> Tensor:

@@ -172,6 +172,10 @@ def test_one_number_is_the_size_of_a_square(root: Path) -> None:
 
 
 def test_shapes_and_crops_are_kept_apart(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, files = root / "celeba" / "img_align_celeba", ["000001.jpg"]
+    whole, part = (decode.pictures("any", folder, files, (16, 24), decode.CROPS[name]) for name in ("muct", "celeba"))
+    assert (whole != part).any()
+
     def all_of_them() -> list[FaceDataset]:
         return [*(load_attributes("celeba", root, shape) for shape in ((16, 24), (24, 16), (16, 16))),
                 load_dataset("celeba", root, size=16)]  # fmt: skip

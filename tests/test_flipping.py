@@ -129,7 +129,7 @@ class Alone:
     def iterative(self) -> tuple[Tensor, float]:
         z = self.picture
         way = torch.zeros_like(z)
-        for step in range(1, 101):
+        for step in range(1, flipping.STEPS + 1):
             if self.asks(z) == self.was:  # or else only the rounded picture isn't over the border yet: on as before
                 way = self.direction(z)
             z = (z + way).clamp(0, 255)
@@ -163,7 +163,8 @@ def every_size(w: NDArray[np.int8], b: float, x: Pixels, method: str, search: st
         return bool((w.astype(float) * z).sum() + b > 0)
 
     step = (-1 if above(x) else 1) * (np.sign(w) if method == "fgs" else w / max(abs(w).max(), 1))
-    for size in np.arange(1, 101) if search == "iterative" else np.arange(1, 257) if method == "fgs" else np.arange(1, 2049) / 8:
+    sizes = np.arange(1, 257) if method == "fgs" else np.arange(1, 2049) / 8
+    for size in range(1, flipping.STEPS + 1) if search == "iterative" else sizes:
         z = np.clip(x + size * step, 0, 255)
         if above(np.round(z)) != above(x) and (search == "line" or above(z) != above(x)):
             return np.round(z).astype(np.uint8), float(size)
@@ -313,15 +314,15 @@ def test_only_what_hasnt_flipped_is_computed() -> None:
     net, images = slope(-100.5, 140), levels(101, 103, 106, 250)
     seen, found = rows(net, images, "fgs", "line")
     assert found.size.tolist() == [1, 3, 6, math.inf]
-    # scores; gradients; sizes 1, 2, 4, 8 and up to 256; sizes 3 and 6, then 5
-    assert seen == [4, 4, 4, 3, 3, 2, 1, 1, 1, 1, 1, 2, 1]
+    # gradients; sizes 1, 2, 4, 8 and up to 256; sizes 3 and 6, then 5
+    assert seen == [4, 4, 3, 3, 2, 1, 1, 1, 1, 1, 2, 1]
     seen, found = rows(net, images, "fgs", "iterative")
     assert found.size.tolist() == [1, 3, 6, math.inf]
-    assert seen == [4, 4, 4, 3, 3, 2, 2, 2] + [1] * 94
+    assert seen == [4, 4, 3, 3, 2, 2, 2] + [1] * (flipping.STEPS - 6)
     seen, found = rows(net, images[:3], "ffa", "iterative")
     assert found.size.tolist() == [1, 3, 6]
     # each picture over the border once more, rounded
-    assert seen == [3, 3, 3, 1, 2, 2, 1, 1, 1, 1, 1]
+    assert seen == [3, 3, 1, 2, 2, 1, 1, 1, 1, 1]
 
 
 def test_most_rows_are_spared(nets: dict[str, Network]) -> None:
@@ -330,12 +331,14 @@ def test_most_rows_are_spared(nets: dict[str, Network]) -> None:
         assert sum(seen) < 0.7 * len(seen) * len(IMAGES)
 
 
-def test_the_line_search_reaches_from_white_to_black_and_the_iterative_one_a_hundred_steps() -> None:
+def test_the_line_search_reaches_from_white_to_black_and_the_iterative_one_as_far_as_its_steps() -> None:
+    steps = flipping.STEPS
     for method in flipping.METHODS:
+        # 254.5 is rounded to an even level
         assert flip(slope(-0.5), levels(255), torch.ones(1), method, "line").size.tolist() == [255 - (method == "ffa") / 2]
-        found = flip(slope(-0.5), levels(99, 100, 101, 255), torch.ones(4), method, "iterative")
-        assert found.size.tolist() == [99, 100, math.inf, math.inf]
-        assert found.images[:, 0, 0, 0].tolist() == [0, 0, 101, 255]
+        found = flip(slope(-0.5), levels(steps - 1, steps, steps + 1, 255), torch.ones(4), method, "iterative")
+        assert found.size.tolist() == [steps - 1, steps, math.inf, math.inf]
+        assert found.images[:, 0, 0, 0].tolist() == [0, 0, steps + 1, 255]
 
 
 @pytest.mark.parametrize("search", flipping.SEARCHES)
@@ -387,7 +390,8 @@ def test_ffa_needs_no_labels_and_turns_the_output_asked_for(nets: dict[str, Netw
 def test_ffa_on_moon_moves_as_if_there_were_one_output(search: str) -> None:
     """The others are their own targets."""
     random = np.random.default_rng(0)
-    w, b = random.normal(0, 1, (4, 3, 3, 2)), random.normal(0, 50, 4)
+    w = random.normal(0, 1, (4, 3, 3, 2))
+    b = random.normal(0, 50, 4) - 128 * w.sum((1, 2, 3))
     x = torch.from_numpy(random.integers(0, 256, (6, 3, 3, 2), np.uint8))
     for attribute in range(4):
         moon = flip(Linear(w, b), x, torch.ones(6), "ffa", search, attribute=attribute)
@@ -433,6 +437,15 @@ def test_a_picture_that_gives_no_gradient_stays(method: str, search: str) -> Non
     found = flip(Linear(np.zeros((1, 3, 2, 2)), [3.0]), smooth(2)[:, :, :2, :2], torch.ones(2), method, search)
     assert found.size.tolist() == [math.inf, math.inf]
     assert torch.equal(found.images, smooth(2)[:, :, :2, :2])
+
+
+@pytest.mark.parametrize(("method", "search"), WAYS)
+def test_no_pictures_are_no_flips(nets: dict[str, Network], method: str, search: str) -> None:
+    for nothing in (IMAGES[:0], IMAGES[:0].numpy()):
+        found = flip(nets["euclidean"], nothing, LABELS[:0], method, search)
+        assert found.images.shape == (0, 3, *SHAPE)
+        assert (found.images.dtype, found.flipped.dtype) == (torch.uint8, torch.bool)
+        assert found.flipped.shape == found.size.shape == (0,)
 
 
 def test_what_comes_in_is_left_alone(nets: dict[str, Network]) -> None:

@@ -6,8 +6,8 @@
 
 The toolbox stays in an environment of its own: only this comparison needs it. Both look for the smallest whole epsilon, up to
 `limit` grey levels, at which the fast gradient sign of the same network turns a correctly classified picture; the toolbox
-once in our batches and once in batches of 32, its default. Every row is measured once a round, and the best of all rounds
-counts: other work on the machine slows all rows alike.
+in batches of several sizes, of which 32 is its default. Every row is measured once a round, and the best of all rounds counts:
+other work on the machine slows all rows alike.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from dftlib.datasets import ATTRIBUTES, synthetic
 
 SIZE = 64
 METHODS = ("FGS", "FFA")
-BATCHES = (flipping.BATCH, 32)  # of the toolbox
+BATCHES = (256, 64, 32)  # of the toolbox
 # Above this distance of the logits, 1 less the higher probability is 0 in float32: half of the gradient of the toolbox's
 # cross-entropy is lost, and with it the sign of every tenth value.
 ROUNDED = 24 * math.log(2)
@@ -80,8 +80,8 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def floor(net: Network, images: Tensor, device: torch.device) -> None:
-    """Nothing but the network, there and back to the pictures."""
-    for part in batches(images, flipping.BATCH):
+    """Nothing but the network, there and back to the pictures, as many at once as `flip` takes."""
+    for part in batches(images, flipping.BATCH if device.type == "cpu" else len(images)):
         x = to_float(part, device).requires_grad_()
         torch.autograd.grad(net(x).sum(), x)
 
@@ -114,13 +114,15 @@ def scanned(net: Network, images: Tensor, labels: Tensor, limit: int, device: to
     """Epsilons 1 to `limit` one by one along our direction: the first that flips (infinite: none), how often the class changes
     on the way, and how far apart the logits are before."""
     x, y = to_float(images, device) * 255, labels.to(device)
-    attack = flipping._Attack(net, x, y, "fgs", "softmax", 0)
+    attack = flipping._Attack(net, y, "fgs", "softmax", 0)
     rows = torch.arange(len(x), device=device)
     direction, _ = attack.direction(x, rows)
     flips = torch.stack([attack.flips((x + size * direction).clamp(0, 255).round(), rows) for size in range(1, limit + 1)])
     first = torch.where(flips.any(0), flips.byte().argmax(0) + 1.0, torch.inf)
     turns = (flips[1:] != flips[:-1]).sum(0) + flips[0].long()
-    return first.cpu(), turns.cpu(), attack._scores(x).diff(dim=1).abs()[:, 0].cpu()
+    with torch.inference_mode():
+        gap = net(to_float(images, device)).diff(dim=1).abs()[:, 0]
+    return first.cpu(), turns.cpu(), gap.cpu()
 
 
 def main() -> None:
