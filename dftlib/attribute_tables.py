@@ -30,6 +30,7 @@ from dftlib.robustness import (
     networks,
     rows_of,
     sample,
+    scores,
     signs,
     test_answers,
     trained,
@@ -154,6 +155,25 @@ def flippability(profile: Profile) -> pd.DataFrame:
     return pd.DataFrame(rows).merge(
         paper.rename(columns={c: f"published_{c}" for c in paper if c not in ATTACK}), on=ATTACK, how="left"
     )
+
+
+def beyond(profile: Profile) -> pd.DataFrame:
+    """Where FGS fails on Euclidean networks: right answers by whether their score lies beyond the label (|f| > 1).
+
+    There the loss (f - y)^2 falls on the way to the boundary, so equation 7, which raises it, leads away. `n` answers, and the
+    percentage of them whose class flips, at any PASS.
+    """
+    images, y = faces(profile).images[sample(profile)], signs(profile, sample(profile))
+    towards = torch.cat([scores(net, images) for net in networks(profile, "euclidean")], 1) * y
+    rows = []
+    for name, of in (("between 0 and its label", towards <= 1), ("beyond its label", towards > 1)):
+        row: dict[str, Any] = {"score": name}
+        for method, (search, mode) in product(("fgs", "ffa"), SEARCHES.items()):
+            found = flips(profile, "euclidean", method, search)
+            row["n"] = int((of & found["right"]).sum())
+            row[f"{method.upper()}, {mode}"] = 100 * float(found["flipped"][of & found["right"]].double().mean())
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def success(profile: Profile) -> pd.DataFrame:

@@ -125,10 +125,16 @@ def sample(profile: Profile) -> NDArray[np.int64]:
 
 
 @torch.inference_mode()
+def scores(net: Network, images: Pictures) -> Tensor:
+    """What a network gives pictures n x 3 x H x W: float32 n x outputs, on the CPU."""
+    *_, bias = net.parameters()
+    none = torch.zeros(0, len(bias))  # no picture gives no row
+    return torch.cat([none, *(net(to_float(part, bias.device)).cpu() for part in batches(images))])
+
+
 def answers(net: Network, images: Pictures, loss: str) -> Tensor:
     """What a network says to pictures n x 3 x H x W: bool n x attributes, on the CPU."""
-    device = next(net.parameters()).device
-    return torch.cat([attributes.present(net(to_float(part, device)), loss).cpu() for part in batches(images)])
+    return attributes.present(scores(net, images), loss)
 
 
 def column(kind: str, i: int) -> int:

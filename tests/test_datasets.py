@@ -223,6 +223,7 @@ def test_attributes_that_cant_be_had(name: str, shape: tuple[int, int], message:
         (5, "000003.jpg", "000003.jpg 1", "Line 5 of .* has 11 columns, not 10"),
         (1, "20", "21", "Line 1 .* promises 21 pictures, but 20 follow"),
         (22, "000020.jpg", "000021.jpg", "doesn't list 000021.jpg"),
+        (2, "Young", "Male", "names a column twice"),
     ],
 )
 def test_a_damaged_list_of_all_attributes(root: Path, line: int, old: str, new: str, message: str) -> None:

@@ -67,6 +67,19 @@ def test_each_attribute_has_its_network_and_moon_one_for_all(few: Profile) -> No
     assert robustness.answers(moon, images, "euclidean").shape == (len(rows), count)
 
 
+def test_no_picture_gets_no_answer(few: Profile) -> None:
+    for kind, outputs in (("euclidean", 1), ("softmax", 2), ("moon", 7)):
+        assert robustness.scores(robustness.networks(few, kind)[0], torch.zeros(0, 3, SIZE, SIZE)).shape == (0, outputs)
+
+
+def test_where_fgs_leads_away(few: Profile) -> None:
+    """Beyond its label a score can't be flipped by raising the loss, short of it most can."""
+    table = indexed(attribute_tables.beyond(few), "score")
+    short, past = table["between 0 and its label"], table["beyond its label"]
+    assert short["n"] + past["n"] == robustness.flips(few, "euclidean", "fgs", "line")["right"].sum()
+    assert past["FGS, iterative"] < short["FGS, iterative"]
+
+
 def test_a_snapshot_is_another_network(few: Profile) -> None:
     early, late = (robustness.test_answers(few, "euclidean", snapshot) for snapshot in ("two_epochs", "converged"))
     assert (early != late).any()

@@ -45,6 +45,8 @@ def read_table(
     """
     if unknown := [c for c in wanted if c not in columns]:
         raise DataError(f"{path} has no column '{unknown[0]}': fetch the file again, it isn't the official one.")
+    if len(set(columns)) < len(columns):
+        raise DataError(f"{path} names a column twice: fetch the file again, it isn't the official one.")
     for number, line in enumerate(lines[skip:], skip + 1):
         # pandas itself would fill a short line with blanks
         if (found := len(line.split(sep))) != len(columns):
