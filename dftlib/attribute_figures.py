@@ -164,7 +164,8 @@ def universal(table: pd.DataFrame, note: str = "") -> Figure:
         moved = table["threshold"] - table["before"]
         below.plot(x, moved, "_", color="black", markersize=7, markeredgewidth=1.2, label="best threshold, no perturbation")
         chosen = table["recommended"].to_numpy(bool)
-        below.plot(x[chosen], table["rise"][chosen], "o", mfc="none", color=AFTER, markersize=8, label="recommended")
+        if chosen.any():
+            below.plot(x[chosen], table["rise"][chosen], "o", mfc="none", color=AFTER, markersize=8, label="recommended")
         below.set(ylabel="rise in accuracy (points)")
         for ax in (above, below):
             _attributes(ax, table["attribute"].tolist())

@@ -221,7 +221,7 @@ def progress(profile: Profile) -> pd.DataFrame:
             then, now = (adversarial(found) & which for found, which in zip((early, late), of, strict=True))
             gone = then & ~now
             rows.append({
-                "loss": loss, "adversarial_type": kind_of + sign,
+                "loss": loss, "adversarial_type": kind_of + sign, "pictures": len(of[0]),
                 "two_epochs": int(then.sum()), "converged": int(now.sum()), "overlap": int((then & now).sum()),
                 "share_two_epochs": 100 * int(then.sum()) / int(of[0].sum()),
                 "share_converged": 100 * int(now.sum()) / int(of[1].sum()),

@@ -62,7 +62,8 @@ def _confusion(profile: str) -> pd.DataFrame:
 
 
 def attributes(profile: str) -> pd.DataFrame:
-    """A row per number of *Facial Attributes* that has one of ours: mean errors, Table 1 (percent) and Table 2 (counts).
+    """A row per number of *Facial Attributes* that has one of ours: mean errors, Table 1 (percent) and Table 2 (images of 1,000
+    pictures, as the paper counts them).
 
     `lo` and `hi` are the ends of ours' 95 % interval, from a bootstrap over pictures; counts have none.
     """
@@ -82,8 +83,9 @@ def attributes(profile: str) -> pd.DataFrame:
     progress = _stored("progress", profile, ROBUST)
     for column in ("two_epochs", "converged", "overlap"):
         what = progress["loss"] + " " + progress["adversarial_type"] + f": {column.replace('_', ' ')}"
+        counts = progress[column] * 1000 / progress["pictures"]
         parts.append(pd.DataFrame({
-            "source": "Table 2", "quantity": what, "published": progress[f"published_{column}"], "ours": progress[column],
+            "source": "Table 2", "quantity": what, "published": progress[f"published_{column}"], "ours": counts,
         }))  # fmt: skip
     return pd.concat(parts, ignore_index=True)
 

@@ -57,3 +57,33 @@ def test_a_missing_table_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(scorecard, "ROOT", tmp_path)
     with pytest.raises(DataError, match="run notebooks 02 and 03 with the profile 'small' first"):
         scorecard.scorecard("small")
+
+
+def test_every_number_of_facial_attributes_that_has_a_counterpart_is_there_once() -> None:
+    table = scorecard.attributes("small")
+    assert not table["quantity"].duplicated().any()
+    assert table["source"].value_counts().to_dict() == {"Table 1": 4 * 20, "Table 2": 3 * 8, "section 2.3, 5": 5}
+    rows = {row["quantity"]: row for row in table.to_dict("records")}
+    assert rows["Euclidean MFFA+, iterative: flipped at PASS 0.95"]["published"] == 73.8
+    assert rows["Softmax FFA-: overlap"]["published"] == 1721
+    assert rows["MOON: mean error"]["published"] == 9.06
+    shares = table.dropna(subset="lo")
+    assert shares.eval("lo <= ours <= hi").all()
+
+
+def test_a_finding_holds_where_its_first_side_is_greater() -> None:
+    table = scorecard.findings("small")
+    assert (table["holds"] == (table["first"] > table["second"])).all()
+    assert not table.duplicated(["finding", "case"]).any()
+    paper = table.dropna(subset="published_first")
+    said = paper["published_first"] > paper["published_second"]
+    # The paper's own numbers bear out its words.
+    assert said.all()
+
+
+def test_the_bridge_between_matrices_leaves_the_diagonal_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorecard, "ROOT", tmp_path)
+    folder = tmp_path / "results" / "small"
+    folder.mkdir(parents=True)
+    (folder / "correlation_line.csv").write_text("attribute,a,b,c\na,100,,4\nb,2,100,6\nc,0,,100\n")
+    assert scorecard._elsewhere("correlation_line", "small") == (2 + 0 + 4 + 6) / 4
