@@ -51,8 +51,8 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
-	DFT_CACHE=$(CURDIR)/build/test/cache DFT_OUTPUT=$(CURDIR)/build/test \
-		$(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout=900 notebooks
+	OMP_NUM_THREADS=1 DFT_CACHE=$(CURDIR)/build/test/cache DFT_OUTPUT=$(CURDIR)/build/test \
+		$(BIN)/pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=900 notebooks
 
 # Accepts new numbers: writes results/demo anew, then stores in the notebooks the outputs that compare with them.
 notebooks: .venv/installed

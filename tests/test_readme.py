@@ -62,3 +62,39 @@ def test_the_table_of_scores_only_is_that_of_the_results() -> None:
         row = rows[key]
         assert line.format(after=row["after"], share=row["share"]).replace("%", " %") in readme, key
     assert f"| best threshold, no N | 2,230 | {made['threshold'].iloc[0]:.1f} | |" in readme
+
+
+def test_the_table_of_flips_is_that_of_the_results() -> None:
+    table = pd.read_csv(ROOT / "results" / "small" / "flippability.csv")
+    rows = {(r["loss"], r["adversarial_type"], r["mode"]): r for r in table.to_dict("records")}
+    kinds = {
+        "Euclidean, FGS": ("Euclidean", "FGS"), "Euclidean, FFA": ("Euclidean", "FFA"), "MOON, FFA": ("Euclidean", "MFFA"),
+        "softmax, FGS": ("Softmax", "FGS"), "softmax, FFA": ("Softmax", "FFA"),
+    }  # fmt: skip
+    readme = (ROOT / "README.md").read_text()
+    for name, (loss, kind) in kinds.items():
+        both = [[rows[loss, kind + sign, mode] for mode in ("line-search", "iterative")] for sign in "+-"]
+        cells = [" / ".join(f"{r[c]:.1f}" for r in pair) for pair in both for c in ("pass_95", "published_pass_95")]
+        assert f"| {name} | {' | '.join(cells)} |" in readme
+
+
+def test_what_the_readme_says_of_facial_attributes() -> None:
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    stored = {name: pd.read_csv(ROOT / "results" / "small" / f"{name}.csv") for name in (
+        "attribute_error_tests", "scorecard_findings", "natural_samples", "fgs_beyond_label")}  # fmt: skip
+    errors = stored["attribute_error_tests"].set_index("approach")["mean_error"].round(1).to_dict()
+    said = [
+        errors[a] for a in ("Separate networks (Euclidean)", "MOON", "Separate networks (softmax)", "Trivial (majority class)")
+    ]
+    assert "err on {} % of attributes, MOON on {}, softmax on {}, the majority class on {}".format(*said) in readme
+    findings, samples, beyond = stored["scorecard_findings"], stored["natural_samples"], stored["fgs_beyond_label"]
+    assert f"has all {len(findings)} comparisons, `holds` for {findings['holds'].sum()})" in readme
+    short, past = beyond["FGS, line-search"]
+    assert f"flips {short:.0f} % of the right answers short of their label and {past:.2f} % of those beyond it" in readme
+    wrong, right = samples["mistakes"], samples["n_test"] - samples["mistakes"]
+    natural, mended, broken = ((samples[name] * of).sum() / of.sum() for name, of in (
+        ("natural", wrong), ("set_right", wrong), ("broken", right)))  # fmt: skip
+    assert f"{natural:.0f} % of the mistakes on test pictures are *natural adversarial samples*" in readme
+    assert f"sets right {mended:.0f} % of the mistakes and breaks {broken:.0f} % of the right answers" in readme
+    assert f"falls by {-samples['rise'].mean():.1f} points on average" in readme
+    assert not samples["recommended"].any()

@@ -68,7 +68,8 @@ def test_every_number_of_facial_attributes_that_has_a_counterpart_is_there_once(
     assert rows["Softmax FFA-: overlap"]["published"] == 1721
     assert rows["MOON: mean error"]["published"] == 9.06
     shares = table.dropna(subset="lo")
-    assert shares.eval("lo <= ours <= hi").all()
+    assert (shares["lo"] <= shares["ours"]).all()
+    assert (shares["ours"] <= shares["hi"]).all()
 
 
 def test_a_finding_holds_where_its_first_side_is_greater() -> None:
