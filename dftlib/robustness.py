@@ -26,7 +26,7 @@ SEARCHES = {"line": "line-search", "iterative": "iterative"}
 TAUS = (0.0, 0.9, 0.95, 0.99)  # thresholds on PASS; 0 stands for any picture whose class flipped
 TAU = 0.95  # a flipped picture as similar as this is called adversarial (section 3)
 COMPARED = 256  # test pictures on which the distortion by N is measured
-TOGETHER = 8  # networks trained side by side on a processor: more fall out of its cache; a GPU takes all
+TOGETHER = 8  # networks trained side by side on a processor, where more take longer; a GPU takes all
 
 
 @cache
