@@ -49,6 +49,25 @@ TRIVIAL = "Trivial (majority class)"
 SEPARATE = APPROACHES["euclidean", "converged"]
 
 
+def _percent(name: str, which: NDArray[np.bool_]) -> dict[str, float]:
+    """The share of `which`, percent, with its Wilson interval; empty where there is nothing to share."""
+    low, high = evaluation.wilson(which) if len(which) else (np.nan, np.nan)
+    share = float(which.mean()) if len(which) else np.nan
+    return {name: 100 * share, f"{name}_lo": 100 * low, f"{name}_hi": 100 * high}
+
+
+def _by_attribute(table: pd.DataFrame, order: list[str], *then: str) -> pd.DataFrame:
+    """The rows with their attributes in this order."""
+    placed = table.assign(place=table["attribute"].map(order.index)).sort_values(["place", *then], kind="stable")
+    return placed.drop(columns="place").reset_index(drop=True)
+
+
+def _beside(rows: list[dict[str, Any]], name: str, on: list[str]) -> pd.DataFrame:
+    """The rows with the paper's numbers, results/published/NAME.csv, as `published_…`."""
+    paper = pd.read_csv(ROOT / "results" / "published" / f"{name}.csv")
+    return pd.DataFrame(rows).merge(paper.rename(columns={c: f"published_{c}" for c in paper if c not in on}), on=on, how="left")
+
+
 @cache
 def wrong(profile: Profile) -> dict[str, NDArray[np.bool_]]:
     """For each approach, which attributes of which test pictures it gets wrong (equation 2): n x attributes."""
@@ -68,24 +87,13 @@ def errors(profile: Profile) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for approach, errs in wrong(profile).items():
         for i, attribute in enumerate(names(profile)):
-            low, high = evaluation.wilson(errs[:, i])
             both = np.mean([errs[truth[:, i] == value, i].mean() for value in (False, True)])
-            shares = {"error": errs[:, i].mean(), "error_lo": low, "error_hi": high, "balanced_error": both}
-            rows.append(
-                {
-                    "attribute": attribute,
-                    "approach": approach,
-                    "n_test": len(errs),
-                    "epoch": epochs.get(approach, [0] * len(names(profile)))[i],
-                }
-                | {name: 100 * float(share) for name, share in shares.items()}
-            )
+            row: dict[str, Any] = {"attribute": attribute, "approach": approach, "n_test": len(errs)}
+            row["epoch"] = epochs.get(approach, [0] * len(names(profile)))[i]
+            rows.append({**row, **_percent("error", errs[:, i]), "balanced_error": 100 * float(both)})
     table = pd.DataFrame(rows)
-    order = table[table["approach"] == SEPARATE].set_index("attribute")["error"].sort_values(kind="stable").index
-    place = table["attribute"].map({name: at for at, name in enumerate(order)})
-    return (
-        table.assign(place=place).sort_values(["place", "approach"], kind="stable").drop(columns="place").reset_index(drop=True)
-    )
+    own = table[table["approach"] == SEPARATE].sort_values("error", kind="stable")
+    return _by_attribute(table, own["attribute"].tolist(), "approach")
 
 
 def _epochs(profile: Profile, kind: str, snapshot: str) -> list[int]:
@@ -151,10 +159,7 @@ def flippability(profile: Profile) -> pd.DataFrame:
                 row[name] = 100 * float(hit[of].double().mean())
                 row[f"{name}_lo"], row[f"{name}_hi"] = (100 * v for v in evaluation.interval(many))
             rows.append({**row, "total": int(of.sum())})
-    paper = pd.read_csv(ROOT / "results" / "published" / "robustness_flippability.csv")
-    return pd.DataFrame(rows).merge(
-        paper.rename(columns={c: f"published_{c}" for c in paper if c not in ATTACK}), on=ATTACK, how="left"
-    )
+    return _beside(rows, "robustness_flippability", ATTACK)
 
 
 def beyond(profile: Profile) -> pd.DataFrame:
@@ -186,23 +191,13 @@ def success(profile: Profile) -> pd.DataFrame:
         found = flips(profile, kind, method, search)
         for sign, of in (("+", found["right"]), ("-", ~found["right"])):
             for i, attribute in enumerate(names(profile)):
-                n = int(of[:, i].sum())
                 hit = (adversarial(found)[:, i] & of[:, i])[of[:, i]].numpy()
-                low, high = evaluation.wilson(hit) if n else (np.nan, np.nan)
-                share = hit.mean() if n else np.nan
-                rows.append(
-                    {"attribute": attribute, "adversarial_type": kind_of + sign, "mode": mode, "n": n}
-                    | {name: 100 * float(v) for name, v in (("success", share), ("success_lo", low), ("success_hi", high))}
-                )
+                row = {"attribute": attribute, "adversarial_type": kind_of + sign, "mode": mode, "n": len(hit)}
+                rows.append({**row, **_percent("success", hit)})
     table = pd.DataFrame(rows)
     first = table[(table["adversarial_type"] == "FGS+") & (table["mode"] == SEARCHES["line"])]
     order = first.sort_values("success", kind="stable", ascending=False)["attribute"].tolist()
-    return (
-        table.assign(place=table["attribute"].map(order.index))
-        .sort_values("place", kind="stable")
-        .drop(columns="place")
-        .reset_index(drop=True)
-    )
+    return _by_attribute(table, order)
 
 
 def progress(profile: Profile) -> pd.DataFrame:
@@ -227,9 +222,7 @@ def progress(profile: Profile) -> pd.DataFrame:
                 "share_converged": 100 * int(now.sum()) / int(of[1].sum()),
                 "learned": 100 * float(late["right"][gone].double().mean()),
             })  # fmt: skip
-    paper = pd.read_csv(ROOT / "results" / "published" / "robustness_progress.csv")
-    on = ["loss", "adversarial_type"]
-    return pd.DataFrame(rows).merge(paper.rename(columns={c: f"published_{c}" for c in paper if c not in on}), on=on, how="left")
+    return _beside(rows, "robustness_progress", ["loss", "adversarial_type"])
 
 
 def others(profile: Profile, kind: str, search: str, snapshot: str = "converged") -> pd.DataFrame:
@@ -256,13 +249,14 @@ def universal(profile: Profile) -> pd.DataFrame:
     rows = []
     bar = tqdm(names(profile), desc="universal perturbations", unit="attribute", disable=None)
     people = {split: faces(profile).subjects[rows] for split, rows in universal_rows(profile).items()}
+    drawn = evaluation.people_drawn(people["val"])
     for i, attribute in enumerate(bar):
         kept = robustness.universal(profile, i)
         truth = kept["test_labels"].numpy() == 1
         right, after = ((kept[f"test_{stage}"].numpy() > 0.5) == truth for stage in ("before", "after"))
         val_truth = kept["val_labels"].numpy() == 1
         val_right, val_after = ((kept[f"val_{stage}"].numpy() > 0.5) == val_truth for stage in ("before", "after"))
-        gain = evaluation.gain(val_after, val_right, evaluation.people_drawn(people["val"]))
+        gain = evaluation.gain(val_after, val_right, drawn)
         cut = evaluation.best_threshold(kept["train_before"].double().numpy(), kept["train_labels"].numpy())
         natural = (kept["ffa"] & (kept["ffa_pass"] >= TAU)).numpy()
         shares = {
@@ -270,8 +264,7 @@ def universal(profile: Profile) -> pd.DataFrame:
         }  # fmt: skip
         row: dict[str, Any] = {"attribute": attribute, "mistakes": int((~right).sum()), "n_test": len(truth)}
         for name, which in shares.items():
-            low, high = evaluation.wilson(which) if len(which) else (np.nan, np.nan)
-            row |= {name: 100 * float(which.mean()) if len(which) else np.nan, f"{name}_lo": 100 * low, f"{name}_hi": 100 * high}
+            row |= _percent(name, which)
         rows.append({
             **row, **evaluation.compared(right, after, people["test"]),
             "bound": 100 * float((right.sum() + natural.sum()) / len(right)),
