@@ -21,13 +21,13 @@ from dftlib.robustness import (
     TAUS,
     adversarial,
     answers,
-    column,
     faces,
     flips,
     groups,
     loss_of,
     names,
     networks,
+    of_attribute,
     rows_of,
     sample,
     scores,
@@ -101,11 +101,11 @@ def _epochs(profile: Profile, kind: str, snapshot: str) -> list[int]:
     every = names(profile)
     if snapshot == "two_epochs":
         return [attributes.EARLY] * len(every)
-    if kind.startswith("moon"):
-        found = trained(profile, kind, tuple(range(len(every))))["errors"]
-        return [int(found[attributes.EARLY - 1 :].argmin()) + attributes.EARLY] * len(every)
-    parts = [trained(profile, kind, tuple(group))["errors"][attributes.EARLY - 1 :].argmin(0) for group in groups(profile)]
-    return [int(at) + attributes.EARLY for at in torch.cat(parts)]
+    epochs = []
+    for group in groups(profile, kind):
+        best = trained(profile, kind, tuple(group))["errors"][attributes.EARLY - 1 :].argmin(0)
+        epochs.append(best.expand(len(group)) + attributes.EARLY)  # MOON has one for all
+    return [int(epoch) for epoch in torch.cat(epochs)]
 
 
 def error_tests(profile: Profile) -> pd.DataFrame:
@@ -309,9 +309,9 @@ def examples(profile: Profile) -> list[Flipped]:
         hits = adversarial(found) & (found["right"] == (wanted == "+"))
         i = int(hits.sum(0).argmax())
         row = sample(profile)[int(hits[:, i].byte().argmax())]
-        net, y = networks(profile, kind)[0 if kind == "moon" else i], signs(profile, np.array([row]))
+        (net, output), y = of_attribute(profile, kind, i), signs(profile, np.array([row]))
         before = torch.from_numpy(faces(profile).images[[row]])
-        made = flipping.flip(net, before, y[:, i], "ffa", search, loss_of(kind), column(kind, i))
+        made = flipping.flip(net, before, y[:, i], "ffa", search, loss_of(kind), output)
         changed = (answers(net, before, loss_of(kind)) != answers(net, made.images, loss_of(kind)))[0]
         also = [name for j, name in enumerate(names(profile)) if kind == "moon" and changed[j] and j != i]
         score = float(similarity.pass_score(before.float() / 255, made.images.float() / 255))

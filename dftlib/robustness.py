@@ -4,6 +4,7 @@
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache, partial
 from typing import Any, cast
@@ -68,8 +69,10 @@ def _stack(profile: Profile, count: int, outputs: int) -> ConvNets | Vgg16:
     raise DataError(f"There is no attribute_network '{profile.attribute_network}': choose convnets or vgg16.")
 
 
-def groups(profile: Profile) -> list[list[int]]:
-    """The attributes whose separate networks are trained side by side."""
+def groups(profile: Profile, kind: str = "euclidean") -> list[list[int]]:
+    """The attributes whose separate networks are trained side by side; for MOON, which is one network, all."""
+    if kind.startswith("moon"):
+        return [list(range(len(names(profile))))]
     together = 1 if profile.attribute_network == "vgg16" else TOGETHER if device_of(profile).type == "cpu" else 10**6
     count = len(names(profile))
     return [part.tolist() for part in np.array_split(np.arange(count), -(-count // together))]
@@ -83,7 +86,6 @@ def _key(profile: Profile, kind: str) -> dict[str, Any]:
 def trained(profile: Profile, kind: str, group: tuple[int, ...]) -> dict[str, Tensor]:
     """What `attributes.train` returned for these attributes; for MOON, which is one network, `group` holds them all."""
     moon, loss = kind.startswith("moon"), loss_of(kind)
-    outputs = len(group) if moon else attributes.LOSSES.index(loss) + 1
     split = {name: rows_of(profile, name) for name in ("train", "val")}
     # n x count x attributes: one network has all attributes, or each network has one
     y, val_y = (signs(profile, rows)[:, group].unsqueeze(1 if moon else 2) for rows in split.values())
@@ -92,12 +94,18 @@ def trained(profile: Profile, kind: str, group: tuple[int, ...]) -> dict[str, Te
     def make() -> dict[str, Tensor]:
         torch.manual_seed(group[0])
         return attributes.train(
-            _stack(profile, 1 if moon else len(group), outputs), images[split["train"]], y, images[split["val"]], val_y, loss,
+            _stack(profile, 1 if moon else len(group), _outputs(kind, group)),
+            images[split["train"]], y, images[split["val"]], val_y, loss,
             profile.attribute_epochs, profile.attribute_learning_rate, profile.attribute_batch, profile.seeds[0], device,
             dtype_of(profile, device), attributes.balance(y[:, 0])[:, None] if kind == "moon_balanced" else None,
         )  # fmt: skip
 
     return store.tensors("attributes", {**_key(profile, kind), "group": group}, make, (attributes,))
+
+
+def _outputs(kind: str, group: Sequence[int]) -> int:
+    """Of one network: MOON has one an attribute, a softmax network two."""
+    return len(group) if kind.startswith("moon") else 2 if kind == "softmax" else 1
 
 
 def loss_of(kind: str) -> str:
@@ -107,13 +115,11 @@ def loss_of(kind: str) -> str:
 @cache
 def networks(profile: Profile, kind: str, snapshot: str = "converged") -> list[Network]:
     """The networks of a kind at a snapshot ('two_epochs' or 'converged'): one an attribute, or MOON alone; trained if need be."""
-    every = [list(range(len(names(profile))))] if kind.startswith("moon") else groups(profile)
     found = []
-    for group in tqdm(every, desc=f"{kind} networks", unit="group", disable=None, leave=False):
+    for group in tqdm(groups(profile, kind), desc=f"{kind} networks", unit="group", disable=None, leave=False):
         parts = trained(profile, kind, tuple(group))
-        outputs = len(group) if kind.startswith("moon") else attributes.LOSSES.index(loss_of(kind)) + 1
-        count = 1 if kind.startswith("moon") else len(group)
-        found += [attributes.network(_stack(profile, 1, outputs), parts, snapshot, i) for i in range(count)]
+        stack = _stack(profile, 1, _outputs(kind, group))
+        found += [attributes.network(stack, parts, snapshot, i) for i in range(parts["errors"].shape[1])]
     return [net.to(device_of(profile), memory_format=torch.channels_last) for net in found]  # type: ignore[call-overload]
 
 
@@ -137,14 +143,15 @@ def answers(net: Network, images: Pictures, loss: str) -> Tensor:
     return attributes.present(scores(net, images), loss)
 
 
-def column(kind: str, i: int) -> int:
-    """The output that attribute i has in its network."""
-    return i if kind.startswith("moon") else 0
+def of_attribute(profile: Profile, kind: str, i: int, snapshot: str = "converged") -> tuple[Network, int]:
+    """The network that answers for attribute i, and which of its answers it is."""
+    nets = networks(profile, kind, snapshot)
+    return (nets[0], i) if kind.startswith("moon") else (nets[i], 0)
 
 
 def _flips(profile: Profile, kind: str, snapshot: str, method: str, search: str, i: int) -> dict[str, Tensor]:
-    nets, images, loss = networks(profile, kind, snapshot), faces(profile).images[sample(profile)], loss_of(kind)
-    net, output = nets[0 if kind.startswith("moon") else i], column(kind, i)
+    images, loss = faces(profile).images[sample(profile)], loss_of(kind)
+    net, output = of_attribute(profile, kind, i, snapshot)
     y = signs(profile, sample(profile))[:, i]
     found = flipping.flip(net, images, y, method, search, loss, output)
     was = answers(net, images, loss)[:, output]

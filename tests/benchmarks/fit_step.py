@@ -6,11 +6,11 @@ Every row is measured once a round, and the best of all rounds counts: other wor
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from timing import seconds
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,16 +26,6 @@ from dftlib.perturbation import fit
 def classifier(dtype: torch.dtype, device: torch.device) -> TorchClassifier:
     config.seed_all(0)
     return TorchClassifier(AttributeNet(DlibAge(), nnet(DlibAge.features)), device, dtype)
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def floor(model: TorchClassifier, x: Tensor, y: Tensor, steps: int) -> None:

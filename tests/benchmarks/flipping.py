@@ -12,7 +12,6 @@ other work on the machine slows all rows alike.
 
 import argparse
 import math
-import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +22,7 @@ import torch
 from art.attacks.evasion import FastGradientMethod  # type: ignore[import-not-found]
 from art.estimators.classification import PyTorchClassifier  # type: ignore[import-not-found]
 from numpy.typing import NDArray
+from timing import seconds
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -67,16 +67,6 @@ def trained(attribute: str, epochs: int, pictures: int, device: torch.device) ->
     with torch.inference_mode():
         right = present(net(to_float(images, device)), "softmax")[:, 0].cpu() == (labels > 0)
     return net, images[right][:pictures], labels[right][:pictures]
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def floor(net: Network, images: Tensor, device: torch.device) -> None:
