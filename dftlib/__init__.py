@@ -1,6 +1,15 @@
 """Data fine-tuning: one perturbation for a whole data set that raises the accuracy of a classifier nobody may change."""
 
+import ctypes
+import sys
 import warnings
 
 # Progress bars are plain text here; tqdm would otherwise warn, with a path of the machine, in every notebook.
 warnings.filterwarnings("ignore", message="IProgress not found")
+
+if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    # By default glibc gives the memory of every large tensor back to the system, which clears it page by page for the next:
+    # up to a quarter of the time of a forward pass. Kept, it is there for the next batch.
+    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+    libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+    libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from PIL import Image
 from safetensors import SafetensorError, safe_open
@@ -193,42 +194,70 @@ def fit(
     batch is drawn once an epoch and takes `inner_steps` steps before the next. `checkpoint` names a file in which each
     finished epoch is kept: a killed fit goes on from there, and ends as if it had not been killed. `about` of the result
     holds the settings, the seed, the chosen epoch and the history. Raises `DataError` for labels of one class.
+
+    Within a torch.distributed process group each process takes its part of every batch and of the validation pictures, and
+    a step ends in one all-reduce of N's gradient (a limit on the distortion takes another of one number). All processes
+    give the same pictures and return the same perturbation: that of a single one, but for the rounding of sums.
     """
     if len(labels.unique()) < 2:
         raise DataError("The fitting pictures have one class only: a perturbation needs labelled pictures of each class.")
     device, box = classifier.device, BOXES[settings.box]
-    images, labels = torch.as_tensor(np.array(images) if isinstance(images, np.ndarray) else images).to(device), labels.to(device)
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if processes == 1:  # resident on the device; of several, each process moves no more than its part of a batch
+        images = torch.as_tensor(np.require(images, requirements="W") if isinstance(images, np.ndarray) else images).to(device)
+    labels = labels.to(device)
+    own = slice(rank, None, processes)
+
+    def own_of(count: int) -> int:
+        return len(range(rank, count, processes))
+
     n = (torch.zeros(images.shape[1:]) if start is None else start.clone())[None].to(device).requires_grad_()
     steps = -(-len(images) // settings.batch_size) * settings.inner_steps
     optimiser, schedule = _optimiser(n, settings, settings.epochs * steps)
     history: list[dict[str, float]] = []
     best = n.detach().clone()
-    if checkpoint and checkpoint.is_file():
-        kept = torch.load(checkpoint, map_location=device, weights_only=True)
-        n.data, best, history = kept["n"], kept["best"], kept["history"]
-        optimiser.load_state_dict(kept["optimiser"])
-        schedule.load_state_dict(kept["schedule"])
-    bar = tqdm(total=settings.epochs * steps, initial=len(history) * steps, desc="fit", unit="step", disable=None, leave=False)
+    checkpoint = None if rank else checkpoint  # the first process reads and writes it, for all
+    kept = [torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint and checkpoint.is_file() else None]
+    if processes > 1:
+        dist.broadcast_object_list(kept)
+    if kept[0]:
+        n.data, best, history = kept[0]["n"].to(device), kept[0]["best"].to(device), kept[0]["history"]
+        optimiser.load_state_dict(kept[0]["optimiser"])
+        schedule.load_state_dict(kept[0]["schedule"])
+    silent, done = rank > 0 or None, len(history) * steps  # None: silent where nobody watches
+    bar = tqdm(total=settings.epochs * steps, initial=done, desc="fit", unit="step", disable=silent, leave=False)
     while len(history) < settings.epochs and not _stalled(history, settings.patience):
         draw = config.rng(seed, len(history))
-        order = torch.from_numpy(draw.permutation(len(images))).to(device)
+        order = torch.from_numpy(draw.permutation(len(images)))
         losses = []
-        for rows in order.split(settings.batch_size):
-            x, y = to_float(images[rows], device), labels[rows]
+        for rows in (order.to(device) if processes == 1 else order).split(settings.batch_size):
+            part = own if rank < len(rows) else slice(1)  # with no picture left for it a process goes along, at weight 0
+            mine = rows[part]
+            x, y = to_float(images[mine if isinstance(images, Tensor) else mine.numpy()], device), labels[mine]
             if settings.mirror:
-                x = torch.where(torch.from_numpy(draw.random(len(x)) < 0.5).to(device).view(-1, 1, 1, 1), x.flip(3), x)
+                turned = torch.from_numpy(draw.random(len(rows)) < 0.5)[part].to(device)
+                x = torch.where(turned.view(-1, 1, 1, 1), x.flip(3), x)
+            probed = min(PROBE, len(rows))
+            probe = x[: max(1, own_of(probed))]
             for _ in range(settings.inner_steps):
                 z = box(x, n)
-                loss = objective(classifier.logits(z), y, x, z, settings)
-                (n.grad,) = torch.autograd.grad(loss, n)
+                loss = objective(classifier.logits(z), y, x, z, settings) * (own_of(len(rows)) / len(rows))
+                (gradient,) = torch.autograd.grad(loss, n)
+                both = _summed(torch.cat([gradient.flatten(), loss.detach().view(1)]))
+                n.grad = both[:-1].view_as(n)
                 optimiser.step()
                 schedule.step()
                 if settings.min_psnr:
-                    _shrink(n, x[:PROBE], box, settings.min_psnr)
-                losses.append(loss.detach())
+                    with torch.no_grad():
+                        squared = (box(probe, n) - probe).square().mean() * (own_of(probed) / probed)
+                        # to first order in N, whose scale this is
+                        n /= (_summed(squared) * 10 ** (settings.min_psnr / 10)).sqrt().clamp_min(1)
+                losses.append(both[-1])
                 bar.update()
         found = Perturbation(n.detach()[0].cpu().clone(), settings.box)
-        accuracy = (classifier.scores(found.apply(val_images)).argmax(1) == val_labels).double().mean().item()
+        parts = zip(batches(val_images[own]), batches(val_labels[own]), strict=True)
+        right = sum(int((classifier.scores(found.apply(x)).argmax(1) == torch.as_tensor(y)).sum()) for x, y in parts)
+        accuracy = _summed(torch.tensor(right, dtype=torch.float64, device=device)).item() / len(val_labels)
         if accuracy > max((h["val_accuracy"] for h in history), default=-1.0):
             best = n.detach().clone()
         history.append({"loss": torch.stack(losses).mean().item(), "val_accuracy": accuracy})
@@ -244,11 +273,11 @@ def fit(
     return Perturbation(best[0].cpu(), settings.box, {**asdict(settings), "seed": seed, "epoch": epoch, "history": history})
 
 
-@torch.no_grad()
-def _shrink(n: Tensor, x: Tensor, box: Callable[[Tensor, Tensor], Tensor], min_psnr: float) -> None:
-    """Scales N down, in place, where it leaves the pictures x less than `min_psnr` on average (to first order in N)."""
-    excess = (box(x, n) - x).square().mean() * 10 ** (min_psnr / 10)
-    n /= excess.sqrt().clamp_min(1)
+def _summed(tensor: Tensor) -> Tensor:
+    """The sum over the processes of a torch.distributed group, in place; without a group, the tensor."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
 
 
 def _stalled(history: list[dict[str, float]], patience: int) -> bool:

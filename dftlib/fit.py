@@ -1,0 +1,97 @@
+"""Fits the perturbation of one cell of the paper's tables, over as many processes as torchrun starts.
+
+    torchrun --nproc-per-node=2 -m dftlib.fit --data webcam --model studio --attribute Gender --out n.safetensors
+    torchrun --nproc-per-node=8 -m dftlib.fit --profile paper -p data_root /data --data celeba --model lfw --attribute Gender …
+
+Every process takes its part of each batch, on a GPU of its own where there are GPUs; all must see the same cache folder
+(DFT_CACHE). The fit stays in the cache, where the notebooks find it, and a killed one goes on after its last finished epoch.
+Without torchrun it is one process. Exit status: 0 done, 2 bad input.
+"""
+
+import argparse
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import yaml
+
+from dftlib import experiments
+from dftlib.config import DataError, device_of, load_profile
+from dftlib.experiments import Cell
+from dftlib.perturbation import Perturbation
+
+PATIENCE = timedelta(hours=12)  # that a process waits for the first one, which may have a backbone's features to compute
+
+
+def fit(name: str, overrides: dict[str, object], data: str, model: str, attribute: str) -> Perturbation:
+    """The perturbation for pictures of `data` under the classifier trained on `model`, the same in every process.
+
+    `name` and `overrides` are a profile and what differs from it. Raises `DataError` for a data set or an attribute that
+    the profile doesn't have, and for all that the notebooks complain of.
+    """
+    profile = load_profile(name, **overrides)
+    rank, local = (int(os.environ.get(variable, 0)) for variable in ("RANK", "LOCAL_RANK"))
+    device = device_of(profile)
+    if device.type == "cuda" and dist.is_initialized():
+        profile = load_profile(name, **{**overrides, "device": f"cuda:{local}"})
+        torch.cuda.set_device(local)
+    for wanted in (data, model):
+        if wanted not in profile.datasets:
+            raise DataError(f"Profile '{name}' has no data set '{wanted}': choose one of {', '.join(profile.datasets)}.")
+    cell = Cell(0, attribute, data, model, profile.protocols[0], profile.seeds[0])
+    if attribute not in (known := experiments.faces(profile, data, cell.protocol).labels.columns):
+        raise DataError(f"'{data}' has no attribute '{attribute}': choose one of {', '.join(known)}.")
+    if rank:
+        dist.barrier()
+    experiments.classifier(
+        profile, model, attribute, cell.protocol, cell.seed
+    )  # trained by the first process, read by the others
+    if dist.is_initialized() and not rank:
+        dist.barrier()
+    return experiments.fitted(profile, cell)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit status, and lets a fault out as an exception only with --debug."""
+    parser = argparse.ArgumentParser(
+        "python -m dftlib.fit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--profile", default="demo", help="of notebooks/profiles (default: demo)")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="overrides a parameter")
+    parser.add_argument("--data", required=True, help="data set whose pictures are changed")
+    parser.add_argument("--model", required=True, help="data set that the classifier was trained on")
+    parser.add_argument("--attribute", required=True)
+    parser.add_argument("--out", type=Path, required=True, help="file to write, and a .png beside it", metavar="FILE")
+    parser.add_argument("--debug", action="store_true", help="show where a fault arose")
+    given = parser.parse_args(argv)
+    several = "WORLD_SIZE" in os.environ
+    if several:
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    first = not several or dist.get_rank() == 0
+    try:
+        overrides = {key: yaml.safe_load(value) for key, value in given.p}
+        found = fit(given.profile, overrides, given.data, given.model, given.attribute)
+        if first:
+            found.save(given.out)
+            epoch, history = found.about["epoch"], found.about["history"]
+            share = history[epoch - 1]["val_accuracy"]
+            print(f"{given.out}: {100 * share:.1f} % of the validation pictures right, after epoch {epoch} of {len(history)}.")
+        if several:
+            dist.barrier()  # gloo aborts in a process whose neighbour has already hung up
+    except (DataError, OSError) as error:
+        if given.debug:
+            raise
+        if first:
+            print(error, file=sys.stderr)
+        return 2
+    finally:
+        if several:
+            dist.destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
