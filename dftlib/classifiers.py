@@ -83,7 +83,7 @@ def to_float(images: Pictures, device: torch.device) -> Tensor:
     """Pictures on `device`, float32 in [0, 1], channels-last; uint8 travels as uint8 and is divided by 255 there."""
     tensor = torch.as_tensor(np.array(images)) if isinstance(images, np.ndarray) else images
     tensor = tensor.to(device).contiguous(memory_format=torch.channels_last)
-    return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor
+    return tensor.float().div_(255) if tensor.dtype == torch.uint8 else tensor
 
 
 def whole_levels(images: Pictures) -> NDArray[np.uint8]:

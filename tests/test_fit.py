@@ -14,8 +14,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
+from dftlib import experiments, perturbation
 from dftlib import fit as command
 from dftlib.classifiers import TorchClassifier
+from dftlib.config import load_profile
+from dftlib.experiments import Cell
 from dftlib.models import AttributeNet, Backbone
 from dftlib.perturbation import Perturbation, Settings, fit
 
@@ -108,7 +111,9 @@ def run(cache: Path, *words: str, processes: int = 0) -> subprocess.CompletedPro
     )
 
 
-def test_the_command_fits_the_same_under_torchrun_and_leaves_the_fit_in_the_cache(tmp_path: Path) -> None:
+def test_the_command_fits_the_same_under_torchrun_and_a_notebook_finds_the_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = []
     for processes in (0, 2):
         cache, out = tmp_path / f"cache{processes}", tmp_path / f"{processes}.safetensors"
@@ -120,6 +125,12 @@ def test_the_command_fits_the_same_under_torchrun_and_leaves_the_fit_in_the_cach
         assert sorted(p.suffix for p in kept) == [".png", ".safetensors"]
         assert len(list((cache / "classifiers").iterdir())) == 1
     torch.testing.assert_close(found[0].n, found[1].n, rtol=0, atol=1e-5)
+
+    monkeypatch.setenv("DFT_CACHE", str(cache))
+    monkeypatch.setattr(perturbation, "fit", lambda *_: pytest.fail("fitted once more"))
+    profile = load_profile("demo", n_train=40, n_val=31, n_fit=41, epochs=1, precision="float32")
+    known = experiments.fitted(profile, Cell(5, "Gender", "webcam", "studio", "subject", 0))
+    assert torch.equal(known.n, found[1].n)
 
 
 @pytest.mark.parametrize(
