@@ -17,7 +17,7 @@ numbered = $(foreach number,$(1),$(filter build/$(PROFILE)/$(number)_%,$(EXECUTE
 EXECUTED := $(call executed,$(LONGEST) $(filter-out $(LONGEST),$(NOTEBOOKS)))
 CODE := $(wildcard dftlib/*.py dftlib/datasets/*.py)
 
-.PHONY: reproduce executed tune install test lab notebooks clean
+.PHONY: reproduce executed tune install test bench lab notebooks clean
 .DELETE_ON_ERROR:
 
 # JOBS notebooks at a time, each on its part of the cores: faster than one notebook on all of them. They share the cache.
@@ -69,6 +69,28 @@ test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 	OMP_NUM_THREADS=1 DFT_CACHE=$(CURDIR)/build/test/cache DFT_OUTPUT=$(CURDIR)/build/test \
 		$(BIN)/pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=900 notebooks
+
+# Measures this machine, on a GPU where there is one: results/benchmarks/MACHINE.csv and figures. Not with -j: it would measure that.
+# The peers have an environment of their own; nothing else needs them.
+PEERS := $(addprefix build/bench/,$(addsuffix .csv,universal single))
+BENCHES := $(addprefix build/bench/,$(addsuffix .csv,fit_step throughput pass_score side_by_side scale growth)) $(PEERS)
+
+bench: $(BENCHES)
+	$(BIN)/python tests/benchmarks/report.py
+
+build/bench/pass_score.csv: tests/test_similarity.py
+
+build/bench/%.csv: tests/benchmarks/%.py tests/benchmarks/timing.py $(CODE) | .venv/installed
+	@echo "== $*"
+	$(if $(DATA),DFT_DATA='$(abspath $(DATA))') $(if $(filter $@,$(PEERS)),build/peers,.venv)/bin/python $< --csv $@
+
+$(PEERS): | build/peers/installed
+
+build/peers/installed: pyproject.toml tests/benchmarks/peers.txt | .venv/installed
+	test -x build/peers/bin/python || $(PYTHON) -m venv build/peers
+	build/peers/bin/pip install --quiet --no-compile --editable .
+	build/peers/bin/pip install --quiet --no-compile --no-deps --requirement tests/benchmarks/peers.txt
+	@touch $@
 
 # Accepts new numbers: writes results/demo anew, then stores in the notebooks the outputs that compare with them.
 notebooks: .venv/installed

@@ -97,6 +97,19 @@ def test_gradients_of_the_boxes(box: str) -> None:
     assert (gradient > 0).any()
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 5, 4), (3, 5, 4), (37, 3, 5, 4), (1, 3, 1, 1)])
+def test_gradient_of_atanh_is_that_of_its_formula(shape: tuple[int, ...]) -> None:
+    """More pictures than are computed at a time; one N for all, one for each, one number a channel."""
+    random = torch.Generator().manual_seed(1)
+    x = torch.rand(37, 3, 5, 4, generator=random, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    n = torch.randn(shape, generator=random, dtype=torch.float64).requires_grad_()
+    weights = torch.randn(37, 3, 5, 4, generator=random, dtype=torch.float64)
+    plain = (torch.tanh(torch.atanh(2 * x - 1) + n) + 1) / 2
+    found = BOXES["atanh"](x, n)
+    torch.testing.assert_close(found, plain)
+    torch.testing.assert_close(*(torch.autograd.grad((z * weights).sum(), n)[0] for z in (found, plain)))
+
+
 @pytest.mark.parametrize("distance", ["mean", "sum"])
 @pytest.mark.parametrize("weight", [0.0, 1.0, 20.0])
 def test_objective_is_equations_11_and_12(distance: str, weight: float) -> None:

@@ -98,3 +98,56 @@ def test_what_the_readme_says_of_facial_attributes() -> None:
     assert f"sets right {mended:.0f} % of the mistakes and breaks {broken:.0f} % of the right answers" in readme
     assert f"falls by {-samples['rise'].mean():.1f} points on average" in readme
     assert not samples["recommended"].any()
+
+
+BENCH = pd.read_csv(ROOT / "results" / "benchmarks" / "amd-epyc-2-threads.csv")
+
+
+def _measured(benchmark: str, row: str, of: str = "", unit: str = "") -> dict[Any, Any]:
+    rows = BENCH[(BENCH["benchmark"] == benchmark) & (BENCH["row"] == row) & (BENCH["of"].fillna("") == of)]
+    (found,) = (r for r in rows.to_dict("records") if unit in ("", r["unit"]))
+    return found
+
+
+def speed_table() -> list[str]:
+    """The README's table of speeds."""
+    lines = ["| | time, as a share of | |", "|---|---|---|"]
+    for name, benchmark, row, of, said in (
+        ("fit step, float32", "fit step", "fit step, float32", "floor, float32", "its floor"),
+        ("fit step, bfloat16", "fit step", "fit step, bfloat16", "floor, bfloat16", "its floor"),
+        ("fit step, bfloat16", "fit step", "fit step, bfloat16", "floor, float32", "the floor of float32"),
+        (
+            "fit step, bfloat16, compiled",
+            "fit step",
+            "fit step, bfloat16, compiled",
+            "fit step, bfloat16",
+            "the same, not compiled",
+        ),
+        ("PASS of 512 pairs", "PASS", "ours", "OpenCV + scikit-image", "OpenCV and scikit-image"),
+        (
+            "NNET on features computed once",
+            "throughput",
+            "head, features cached",
+            "head, features each epoch",
+            "features each epoch",
+        ),
+    ):
+        lines.append(f"| {name} | {said} | {_measured(benchmark, row, of)['ratio']:.2f} |")
+    return lines
+
+
+def scale_table() -> list[str]:
+    """The README's table of what the paper's own experiment would cost."""
+    lines = ["| GPUs | step | all-reduce's share | fit |", "|---|---|---|---|"]
+    for gpus in ("1 GPU", "8 GPUs", "64 GPUs"):
+        step, share, fit = (
+            _measured("scale", f"{gpus}, reckoned: {what}")["value"] for what in ("step", "all-reduce's share of it", "fit")
+        )
+        lines.append(f"| {gpus.split()[0]} | {step:.3g} ms | {share:.1f} % | {fit:.3g} min |")
+    return lines
+
+
+def test_speeds_are_those_measured() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert "\n".join(speed_table()) in readme
+    assert "\n".join(scale_table()) in readme

@@ -1,31 +1,36 @@
 """What a step of a fit costs above one forward and backward pass to the picture, and what bfloat16 saves and changes.
 
-    python tests/benchmarks/fit_step.py [--batch 250] [--repeats 4] [--steps 4]
+    python tests/benchmarks/fit_step.py [--csv FILE]
 
-Every row is measured once a round, and the best of all rounds counts: other work on the machine slows all rows alike.
+DlibAge and NNET, trained on the drawn set 'press'; the settings of the profile demo, but batches of 250 pictures, as in the
+profile small, each drawn for one step. 'Share of peak' holds the products that a step needs against a product of two
+2048 x 2048 matrices in the same precision on the same threads.
 """
 
-import argparse
+import copy
+import math
+import os
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
-from timing import seconds
+from timing import Measured, best, run
 from torch import Tensor
-from tqdm import tqdm
+from torch.utils.flop_counter import FlopCounterMode
 
-from dftlib import config
-from dftlib.classifiers import TorchClassifier, to_float
+from dftlib import config, experiments
+from dftlib.classifiers import TorchClassifier, batches, to_float
 from dftlib.config import load_profile
-from dftlib.datasets import synthetic
-from dftlib.experiments import settings_of
-from dftlib.models import AttributeNet, DlibAge, nnet
-from dftlib.perturbation import fit
+from dftlib.perturbation import Settings, _optimiser, fit, objective
 
-
-def classifier(dtype: torch.dtype, device: torch.device) -> TorchClassifier:
-    config.seed_all(0)
-    return TorchClassifier(AttributeNet(DlibAge(), nnet(DlibAge.features)), device, dtype)
+BATCH = 250
+SIDE = 2048  # of the matrices whose product says what the processor can do
+REPEATS = 8  # short ones: one of them finds the machine idle
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+SAVED, CHANGED = 1.8, 0.5  # times that a step in bfloat16 is faster, at least; points of accuracy it may change
 
 
 def floor(model: TorchClassifier, x: Tensor, y: Tensor, steps: int) -> None:
@@ -38,52 +43,103 @@ def floor(model: TorchClassifier, x: Tensor, y: Tensor, steps: int) -> None:
             p.grad = None
 
 
-def main() -> None:
-    options = argparse.ArgumentParser()
-    for option, default in (("--batch", 250), ("--repeats", 4), ("--steps", 4)):
-        options.add_argument(option, type=int, default=default)
-    given = options.parse_args()
-    device = config.device_of(load_profile("demo"))
-    faces = synthetic.load("press", 64, seed=0, subjects=given.batch, per_subject=1)
-    images, y = torch.from_numpy(faces.images), torch.from_numpy(faces.labels["Gender"].to_numpy().astype("int64"))
-    x = to_float(images, device)
-    exact, rough = classifier(torch.float32, device), classifier(torch.bfloat16, device)
-    plain, thawed = classifier(torch.float32, device), classifier(torch.float32, device)
+def compiled(model: TorchClassifier, x: Tensor, y: Tensor, settings: Settings) -> Callable[[int], None]:
+    """Steps whose way from N to the loss and back is compiled as a whole; no batch is drawn, mirrored or measured in them."""
+    # CUDA graphs start a step's kernels at once; on a processor they don't exist.
+    mode = "reduce-overhead" if x.is_cuda else "default"
+    n = torch.zeros_like(x[:1]).requires_grad_()
+    optimiser, schedule = _optimiser(n, settings, 1000)
+
+    @torch.compile(mode=mode, fullgraph=True)
+    def loss(n: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        lit = x * torch.exp(2 * n)  # `atanh` as a formula, for the compiler to fuse
+        z = lit / (1 - x + lit)
+        return objective(model.logits(z), y, x, z, settings)
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            (n.grad,) = torch.autograd.grad(loss(n, x, y), n)
+            optimiser.step()
+            schedule.step()
+
+    return steps
+
+
+@torch.inference_mode()
+def right(model: TorchClassifier, profile: config.Profile) -> float:
+    """Percent of all sets' test pictures, most of them from other sets than its own, that the logits classify correctly."""
+    found = []
+    for name in profile.datasets:
+        faces = experiments.faces(profile, name, "subject")
+        images, wanted = faces.images[faces.split == "test"], faces.labels["Gender"].to_numpy()[faces.split == "test"]
+        answers = torch.cat([model.logits(to_float(part, model.device)).argmax(1).cpu() for part in batches(images)])
+        found.append(answers == torch.from_numpy(wanted))
+    return 100 * torch.cat(found).double().mean().item()
+
+
+def measure(device: torch.device) -> list[Measured]:
+    # A GPU's step takes a hundredth of a processor's: more of them, or the stopwatch would see the start.
+    steps, bound = (50, 1.10) if device.type == "cuda" else (2, 1.05)
+    profile = load_profile("demo")
+    net = experiments.classifier(profile, "press", "Gender", "subject", 0).net
+    models = {name: TorchClassifier(copy.deepcopy(net), device, dtype) for name, dtype in PRECISIONS.items()}
+    plain, thawed = (TorchClassifier(copy.deepcopy(net), device) for _ in range(2))
     plain.net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     thawed.net.requires_grad_(True)
+    faces = experiments.faces(profile, "press", "subject")
+    few = torch.arange(steps * BATCH) % len(faces)
+    images = torch.from_numpy(faces.images)[few].to(device)
+    labels = torch.from_numpy(faces.labels["Gender"].to_numpy().astype("int64"))[few].to(device)
+    x, y = to_float(images[:BATCH], device), labels[:BATCH]
+    settings = replace(experiments.settings_of(profile), batch_size=BATCH, inner_steps=1, epochs=1)
 
-    def floor_of(model: TorchClassifier, batch: Tensor = x) -> float:
-        return seconds(lambda: floor(model, batch, y.to(device), given.steps), device) / given.steps
-
-    def step_of(model: TorchClassifier) -> float:
-        """Steps of `fit` on one batch; the longer fit less the shorter leaves out validation and set-up."""
-
-        def steps(count: int) -> float:
-            settings = replace(settings_of(load_profile("demo")), batch_size=given.batch, inner_steps=count, epochs=1)
-            return seconds(lambda: fit(model, images, y, images[:1], y[:1], settings), device)
-
-        return (steps(given.steps + 1) - steps(1)) / given.steps
-
-    rows: dict[str, Callable[[], float]] = {
-        "floor, float32, contiguous": lambda: floor_of(plain, x.contiguous()),
-        "floor, float32, channels-last": lambda: floor_of(exact),
-        "floor, bfloat16, channels-last": lambda: floor_of(rough),
-        "floor, float32, weights not frozen": lambda: floor_of(thawed),
-        "fit step, float32": lambda: step_of(exact),
-        "fit step, bfloat16": lambda: step_of(rough),
+    rows: dict[str, Callable[[], object]] = {
+        "floor, float32": partial(floor, models["float32"], x, y, steps),
+        "floor, float32, contiguous": partial(floor, plain, x.contiguous(), y, steps),
+        "floor, float32, weights not frozen": partial(floor, thawed, x, y, steps),
+        "floor, bfloat16": partial(floor, models["bfloat16"], x, y, steps),
     }
-    best = dict.fromkeys(rows, float("inf"))
-    for _ in tqdm(range(given.repeats + 1), desc="rounds", disable=None):  # the first also warms up
-        best = {name: min(best[name], work()) for name, work in rows.items()}
-    print(f"DlibAge + NNET, {given.batch} pictures of 64 x 64, {device}, {torch.get_num_threads()} threads")
-    base = best["floor, float32, channels-last"]
-    for name, value in best.items():
-        of = best["floor, bfloat16, channels-last" if "bfloat16" in name else "floor, float32, channels-last"]
-        print(f"{name:<36}{1000 * value:9.1f} ms {value / base:7.2f} of float32's floor {value / of:7.2f} of its own")
-    with torch.inference_mode():
-        agree = (exact.logits(x).argmax(1) == rough.logits(x).argmax(1)).double().mean().item()
-    print(f"pictures whose class bfloat16 leaves as it is: {100 * agree:.1f} %")
+    for name, model in models.items():
+        rows[f"fit step, {name}"] = partial(fit, model, images, labels, images[:1].cpu(), labels[:1].cpu(), settings)
+    compiler = os.environ.get("CXX", "g++")
+    if device.type == "cuda" or shutil.which(compiler):
+        for name, model in models.items():
+            rows[f"fit step, {name}, compiled"] = partial(compiled(model, x, y, settings), steps)
+    else:
+        print(f"torch.compile is left out: it needs the C++ compiler {compiler}", file=sys.stderr)
+    # float32 convolutions round their factors to TF32 on a GPU, by torch's default: then so must the matrices.
+    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+    for name, dtype in PRECISIONS.items():
+        matrix = torch.randn(SIDE, SIDE, device=device).to(dtype)
+        rows[f"matrices, {name}"] = partial(lambda m: [m @ m for _ in range(steps)], matrix)
+    ms = {name: 1000 * took / steps for name, took in best(rows, device, REPEATS).items()}
+
+    def row(name: str, of: str, target: float = math.nan) -> Measured:
+        return Measured("fit step", name, ms[name], "ms", ms[name] / ms[of], of, target)
+
+    found = [row(name, "floor, float32") for name in ms if name.startswith("floor")]
+    for name in models:
+        found.append(row(f"fit step, {name}", f"floor, {name}", bound))
+        if f"fit step, {name}, compiled" in ms:
+            found.append(row(f"fit step, {name}, compiled", f"fit step, {name}"))
+    # Where bfloat16 is emulated it saves nothing, and the kit doesn't take it.
+    native = config.dtype_of(profile, device) == torch.bfloat16
+    target = 1 / SAVED if native else math.nan
+    found.append(row("fit step, bfloat16", "floor, float32", target))
+    with FlopCounterMode(display=False) as counter:
+        floor(models["float32"], x, y, 1)
+    for name in models:
+        step = counter.get_total_flops() / ms[f"fit step, {name}"]
+        peak = 2 * SIDE**3 / ms[f"matrices, {name}"]
+        found.append(Measured("fit step", f"rate of a fit step, {name}", step / 1e6, "GFLOP/s"))
+        found.append(Measured("fit step", f"rate of matrices, {name}", peak / 1e6, "GFLOP/s"))
+        found.append(Measured("fit step", f"share of peak, {name}", 100 * step / peak, "%"))
+    accuracy = {name: right(model, profile) for name, model in models.items()}
+    found.append(Measured("fit step", "accuracy, float32", accuracy["float32"], "%"))
+    changed = abs(accuracy["bfloat16"] - accuracy["float32"])
+    found.append(Measured("fit step", "accuracy that bfloat16 changes", changed, "points", target=CHANGED))
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    run(measure, __doc__ or "")

@@ -1,0 +1,138 @@
+"""Pictures per second of everything that goes through many pictures, and how long a grid of fits takes at that rate.
+
+    [DFT_DATA=FOLDER] python tests/benchmarks/throughput.py [--csv FILE]
+
+DlibAge and NNET, a small attribute network for the flips, drawn faces of 64 x 64. Pictures are decoded from JPEG files as
+large as CelebA's, written just before: from the system's memory, not from a cold disk. The grid is notebook 03 under the
+profile small: it needs the real data sets, whose sizes set the number of steps, in the folder that DFT_DATA names.
+"""
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from timing import Measured, best, run
+from torch import Tensor
+
+from dftlib import attributes, config, experiments, flipping, training
+from dftlib.attributes import ConvNets, Network
+from dftlib.classifiers import TorchClassifier, to_float
+from dftlib.config import load_profile
+from dftlib.datasets import decode, synthetic
+from dftlib.models import AttributeNet, DlibAge, nnet
+from dftlib.perturbation import Perturbation, fit
+from dftlib.similarity import pass_score
+
+BATCH, STEPS = 250, 4  # of a fit, as in the profile small
+FACES, FLIPS = 1000, 256
+HEAD_FACES, HEAD_EPOCHS = 250, 20
+JPEG, QUALITY = (178, 218), 90  # width and height
+REPEATS = 3
+
+
+def flippable(images: NDArray[np.uint8], labels: Tensor, device: torch.device) -> Network:
+    """A network that two epochs have taught its attribute; labels n, -1 or +1."""
+    config.seed_all(0)
+    nets = ConvNets(1, 2, (images.shape[2], images.shape[3]))
+    y = labels[:, None, None]
+    trained = attributes.train(nets, images, y, images[:1], y[:1], "softmax", attributes.EARLY, 1e-3, 64, 0, device)
+    net = attributes.network(ConvNets(1, 2, (images.shape[2], images.shape[3])), trained, "converged", 0)
+    return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def head(body: DlibAge, images: NDArray[np.uint8], labels: Tensor, device: torch.device, cached: bool) -> None:
+    """NNET trained for `HEAD_EPOCHS`: on features computed once, or on the same computed anew in every epoch."""
+    rounds, epochs = (1, HEAD_EPOCHS) if cached else (HEAD_EPOCHS, 1)
+    for _ in range(rounds):
+        x = training.features(body, images, device)
+        training.train_nnet(x, labels, x[:1], labels[:1], epochs)
+
+
+def written(folder: Path, images: NDArray[np.uint8]) -> list[str]:
+    """The pictures as JPEG files in `folder`; their names."""
+    names = [f"{i:06d}.jpg" for i in range(len(images))]
+    for name, picture in zip(names, images, strict=True):
+        Image.fromarray(picture.transpose(1, 2, 0)).resize(JPEG).save(folder / name, quality=QUALITY)
+    return names
+
+
+def grid() -> tuple[int, int]:
+    """Fits and their steps in notebook 03 under the profile small; main cells are fitted on shuffled labels, too."""
+    profile = load_profile("small", data_root=os.environ["DFT_DATA"])
+    cells = [*experiments.cells(profile, 5, 6), *experiments.main(profile, 5, 6)]
+    batches = [-(-len(experiments.fit_rows(profile, cell)) // profile.batch_size) for cell in cells]
+    return len(cells), sum(batches) * profile.inner_steps * profile.epochs
+
+
+def measure(device: torch.device) -> list[Measured]:
+    small = load_profile("small")
+    dtype = config.dtype_of(small, device)
+    faces = synthetic.load("studio", 64, seed=0)
+    images, male = faces.images[:FACES], torch.from_numpy(faces.labels["Gender"].to_numpy().astype(np.int64))[:FACES]
+    config.seed_all(0)
+    body = DlibAge()
+    model = TorchClassifier(AttributeNet(body, nnet(DlibAge.features)), device, dtype)
+    settings = replace(experiments.settings_of(small), batch_size=BATCH, epochs=1)
+    found = Perturbation(0.1 * torch.randn(3, 64, 64))
+    pair = to_float(images, device), to_float(found.apply_uint8(images), device)
+    net = flippable(faces.images, torch.from_numpy(faces.labels["Gender"].to_numpy().astype(np.float32)) * 2 - 1, device)
+    signs = male[:FLIPS] * 2 - 1
+
+    with tempfile.TemporaryDirectory() as name, mock.patch.dict(os.environ, DFT_CACHE=str(Path(name) / "cache")):
+        folder, cache = Path(name) / "faces", Path(name) / "cache"
+        folder.mkdir()
+        files = written(folder, images)
+
+        def decoded(cold: bool) -> NDArray[np.uint8]:
+            if cold and cache.exists():
+                shutil.rmtree(cache)
+            return np.array(decode.pictures("faces", folder, files, 64, (0, 0, 1, 1)))
+
+        fitted = torch.arange(STEPS * BATCH) % FACES
+        part = images[:HEAD_FACES], male[:HEAD_FACES]
+        rows: dict[str, tuple[int, Callable[[], object]]] = {
+            f"fit, {str(dtype).removeprefix('torch.')}": (
+                STEPS * BATCH, lambda: fit(model, images[fitted], male[fitted], images[:1], male[:1], settings),
+            ),
+            "perturbation applied": (FACES, lambda: found.apply_uint8(images)),
+            "PASS": (FACES, lambda: pass_score(*pair)),
+            **{
+                f"flips, {method.upper()}": (
+                    FLIPS, partial(flipping.flip, net, images[:FLIPS], signs, method, "line", "softmax"),
+                ) for method in flipping.METHODS
+            },
+            "head, features each epoch": (HEAD_EPOCHS * HEAD_FACES, lambda: head(body, *part, device, False)),
+            "head, features cached": (HEAD_EPOCHS * HEAD_FACES, lambda: head(body, *part, device, True)),
+            "decoded from JPEG, into the cache": (FACES, lambda: decoded(True)),
+            "read from the cache": (FACES, lambda: decoded(False)),
+        }  # fmt: skip
+        took = best({name: work for name, (_, work) in rows.items()}, device, REPEATS)
+
+    compared = {
+        "head, features cached": "head, features each epoch",
+        "read from the cache": "decoded from JPEG, into the cache",
+    }
+    measured = []
+    for name, (count, _) in rows.items():
+        of = compared.get(name, "")
+        ratio = took[name] / took[of] if of else math.nan
+        measured.append(Measured("throughput", name, count / took[name], "pictures/s", ratio, of))
+    step = next(iter(took.values())) / STEPS
+    if os.environ.get("DFT_DATA"):
+        fits, steps = grid()
+        measured.append(Measured("throughput", f"{fits} fits, {steps} steps: notebook 03, small", steps * step / 60, "min"))
+    return measured
+
+
+if __name__ == "__main__":
+    run(measure, __doc__ or "")
