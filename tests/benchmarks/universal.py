@@ -3,10 +3,13 @@
     /tmp/peers/bin/python tests/benchmarks/universal.py    (single.py says how that environment is made)
 
 The cell of the demonstration with most to gain: Gender on drawn webcam pictures, by the network trained on press pictures. Ours
-is a whole fit with the demonstration's settings, 48 steps and validation. The others learn from the same 600 pictures under the
-same limit on the distortion, and stop as soon as they are within half a point of our accuracy on 1200 pictures of other people,
-or have taken `CAP` times our time. They are judged whenever their code could hand N back, after each pass; the clock stands
-still meanwhile. What they reach swings by several points from pass to pass: their best of `REPEATS` random orders counts.
+is a whole fit with the demonstration's settings, 48 steps and validation, and the shortest whole fit that comes as far. The
+others learn from the same 600 pictures under the same limit on the distortion, and stop as soon as they are within half a point
+of our accuracy on 1200 pictures of other people, or have taken `CAP` times our time. They are judged whenever their code could
+hand N back, after each pass; the clock stands still meanwhile.
+
+Where a fit ends differs by several points with the random order of the pictures: ours is to be matched in the mean over every
+round's order, and the quickest of `ORDERS` counts for the others. All this favours them: no user knows when to stop.
 
 ART: the Adversarial Robustness Toolbox's targeted universal perturbation, the true labels its targets, and its universal
 perturbation, which moves pictures away from the wrong class. Both take one picture after the other: there is no batch to choose.
@@ -20,7 +23,9 @@ import copy
 import math
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,12 +41,12 @@ from dftlib import experiments
 from dftlib.classifiers import TorchClassifier, to_float
 from dftlib.config import load_profile
 from dftlib.experiments import Cell
-from dftlib.perturbation import Perturbation, fit
+from dftlib.perturbation import Perturbation, Settings, fit
 from dftlib.similarity import psnr
 
 CELL = Cell(5, "Gender", "webcam", "press", "subject", 0)
-CAP = 12  # times our time; the target is 10
-REPEATS = 2
+CAP = 10  # times our time: the target
+REPEATS, ORDERS = 2, 2
 BATCH, EPOCHS, RATE = 50, 4, 0.1  # of visual prompting, which is fastest with them
 
 
@@ -128,11 +133,12 @@ def measure(device: torch.device) -> list[Measured]:
     models = {dtype: TorchClassifier(model.net, device, dtype) for dtype in dict.fromkeys((model.dtype, torch.float32))}
     learned, val = experiments.fit_rows(profile, CELL), experiments.val_rows(profile, CELL)
     every, others = torch.from_numpy(faces.labels[CELL.attribute].to_numpy().astype(np.int64)), faces.split != "train"
-    found: dict[str, Perturbation] = {}
+    found: dict[str, list[Perturbation]] = defaultdict(list)  # of every round, each with a seed of its own
 
-    def ours(name: str, model: TorchClassifier) -> Callable[[], None]:
+    def ours(name: str, model: TorchClassifier, settings: Settings = settings) -> Callable[[], None]:
         def work() -> None:
-            found[name] = fit(model, faces.images[learned], every[learned], faces.images[val], every[val], settings, CELL.seed)
+            pictures = faces.images[learned], every[learned], faces.images[val], every[val]
+            found[name].append(fit(model, *pictures, settings, seed=len(found[name])))
 
         return work
 
@@ -143,8 +149,20 @@ def measure(device: torch.device) -> list[Measured]:
         return 100 * right.double().mean().item(), psnr(to_float(faces.images[others], changed.device), changed).mean().item()
 
     took = best({(name := f"ours, {str(d).removeprefix('torch.')}"): ours(name, m) for d, m in models.items()}, device, REPEATS)
-    ends = {name: (took[name], *held(found[name])) for name in took}
-    (first, limit, _), decibels = next(iter(ends.values())), settings.min_psnr
+
+    def mean(name: str) -> list[float]:
+        return np.mean([held(n) for n in found[name]], axis=0).tolist()
+
+    ends: dict[str, tuple[float, ...]] = {name: (took[name], *mean(name)) for name in took}
+    (own, (first, limit, _)), decibels = next(iter(ends.items())), settings.min_psnr
+    for epochs in range(1, settings.epochs):  # as the others are, ours is told when it is there
+        shorter = f"{own}, {epochs} of {settings.epochs} epochs"
+        few = replace(settings, epochs=epochs)
+        seconds = best({shorter: ours(shorter, models[model.dtype], few)}, device, REPEATS)[shorter]
+        ends[shorter] = (seconds, *mean(shorter))
+        if ends[shorter][1] >= limit - 0.5:
+            own = shorter
+            break
     x, y = to_float(faces.images[learned], device), every[learned].to(device)
     thawed = copy.deepcopy(model.net).to(memory_format=torch.contiguous_format).requires_grad_(True)  # type: ignore[call-overload]
     contestants: dict[str, Callable[[Judge, int], None]] = {
@@ -156,17 +174,17 @@ def measure(device: torch.device) -> list[Measured]:
     for name, work in contestants.items():
         torch.set_num_threads(1 if name.startswith("ART") else threads)  # it is faster so, with one picture at a time
         judges: list[Judge] = []
-        for seed in range(REPEATS):
+        for seed in range(ORDERS):
             judges.append(Judge(held, limit - 0.5, min((j.seconds for j in judges if j.there), default=CAP * first)))
             with contextlib.suppress(Done):
                 work(judges[-1], seed)
         judge = min(judges, key=lambda j: (not j.there, j.seconds))
         ends[name if judge.there else f"{name}, not there yet"] = judge.seconds, judge.accuracy, judge.psnr
     torch.set_num_threads(threads)
-    benchmark, own, before = "one perturbation", next(iter(ends)), held(Perturbation(torch.zeros(x.shape[1:])))[0]
+    benchmark, before = "one perturbation", held(Perturbation(torch.zeros(x.shape[1:])))[0]
     rows = [Measured(benchmark, name, seconds, "s") for name, (seconds, _, _) in ends.items()]
     rows += [
-        Measured(benchmark, own, first, "s", first / seconds, name, 0.1 if name.startswith("ART") else math.nan)
+        Measured(benchmark, own, ends[own][0], "s", ends[own][0] / seconds, name, 0.1 if name.startswith("ART") else math.nan)
         for name, (seconds, _, _) in ends.items()
         if name != own
     ]
