@@ -1,8 +1,6 @@
 """How fast `flipping.flip` turns pictures one by one, beside three toolboxes with the same network and the same pictures.
 
-    python -m venv /tmp/peers
-    /tmp/peers/bin/pip install --editable . && /tmp/peers/bin/pip install --no-deps --requirement tests/benchmarks/peers.txt
-    /tmp/peers/bin/python tests/benchmarks/single.py
+    build/peers/bin/python tests/benchmarks/single.py    (`make bench` makes that environment)
 
 The toolboxes stay in an environment of their own: only this comparison needs them. 'Line': the smallest whole epsilon, up to
 `LIMIT` grey levels, at which the fast gradient sign turns a correctly classified picture. 'Steps': how many steps of one grey

@@ -1,6 +1,6 @@
 """How long it takes to find one perturbation that raises a frozen classifier's accuracy, beside two other ways to find one.
 
-    /tmp/peers/bin/python tests/benchmarks/universal.py    (single.py says how that environment is made)
+    build/peers/bin/python tests/benchmarks/universal.py    (`make bench` makes that environment)
 
 The cell of the demonstration with most to gain: Gender on drawn webcam pictures, by the network trained on press pictures. Ours
 is a whole fit with the demonstration's settings, 48 steps and validation, and the shortest whole fit that comes as far. The
