@@ -33,9 +33,9 @@ def fit(name: str, overrides: dict[str, object], data: str, model: str, attribut
     the profile doesn't have, and for all that the notebooks complain of.
     """
     profile = load_profile(name, **overrides)
-    rank, local = (int(os.environ.get(variable, 0)) for variable in ("RANK", "LOCAL_RANK"))
-    device = device_of(profile)
-    if device.type == "cuda" and dist.is_initialized():
+    several = dist.is_initialized()
+    if several and device_of(profile).type == "cuda":
+        local = int(os.environ["LOCAL_RANK"])
         profile = load_profile(name, **{**overrides, "device": f"cuda:{local}"})
         torch.cuda.set_device(local)
     for wanted in (data, model):
@@ -44,12 +44,12 @@ def fit(name: str, overrides: dict[str, object], data: str, model: str, attribut
     cell = Cell(0, attribute, data, model, profile.protocols[0], profile.seeds[0])
     if attribute not in (known := experiments.faces(profile, data, cell.protocol).labels.columns):
         raise DataError(f"'{data}' has no attribute '{attribute}': choose one of {', '.join(known)}.")
-    if rank:
+    if several and dist.get_rank():
         dist.barrier()
     experiments.classifier(
         profile, model, attribute, cell.protocol, cell.seed
     )  # trained by the first process, read by the others
-    if dist.is_initialized() and not rank:
+    if several and not dist.get_rank():
         dist.barrier()
     return experiments.fitted(profile, cell)
 

@@ -9,7 +9,6 @@ of the batch's steps, and the all-reduce takes LATENCY and its bytes over LINK.
 
 import math
 import tempfile
-from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -66,7 +65,7 @@ def _reduce(rank: int, folder: str) -> None:
 
 def measure(device: torch.device) -> list[Measured]:
     profile = load_profile("paper")
-    settings = replace(settings_of(profile), batch_size=800, inner_steps=16, epochs=5)  # the paper's
+    settings = settings_of(profile)
     config.seed_all(0)
     classifier = TorchClassifier(AttributeNet(Vgg(), nnet(4096)), device, config.dtype_of(profile, device))
     count = 16 if device.type == "cpu" else 100

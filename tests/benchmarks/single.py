@@ -21,11 +21,12 @@ import torch
 import torchattacks  # type: ignore[import-not-found]
 from art.attacks.evasion import FastGradientMethod  # type: ignore[import-not-found]
 from art.estimators.classification import PyTorchClassifier  # type: ignore[import-not-found]
+from throughput import flippable
 from timing import Measured, best, run
 from torch import Tensor, nn
 
-from dftlib import attributes, config, flipping
-from dftlib.attributes import ConvNets, Network, present
+from dftlib import flipping
+from dftlib.attributes import Network, present
 from dftlib.classifiers import batches, to_float
 from dftlib.datasets import synthetic
 
@@ -57,13 +58,7 @@ def trained(device: torch.device) -> tuple[Network, Tensor, Tensor]:
     faces = synthetic.load("studio", SIZE, seed=0)
     y = torch.from_numpy(faces.labels[ATTRIBUTE].to_numpy().astype(np.float32)) * 2 - 1
     train, others = np.flatnonzero(faces.split == "train"), np.flatnonzero(faces.split != "train")
-    config.seed_all(0)
-    found = attributes.train(
-        ConvNets(1, 2, (SIZE, SIZE)), faces.images[train], y[train, None, None], faces.images[others], y[others, None, None],
-        "softmax", EPOCHS, 1e-3, 64, 0, device,
-    )  # fmt: skip
-    net = attributes.network(ConvNets(1, 2, (SIZE, SIZE)), found, "converged", 0)
-    net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = flippable((faces.images[train], y[train]), (faces.images[others], y[others]), EPOCHS, device)
     images, labels = torch.from_numpy(faces.images[others]), y[others]
     with torch.inference_mode():
         right = present(net(to_float(images, device)), "softmax")[:, 0].cpu() == (labels > 0)

@@ -40,13 +40,18 @@ JPEG, QUALITY = (178, 218), 90  # width and height
 REPEATS = 3
 
 
-def flippable(images: NDArray[np.uint8], labels: Tensor, device: torch.device) -> Network:
-    """A network that two epochs have taught its attribute; labels n, -1 or +1."""
+Labelled = tuple[NDArray[np.uint8], Tensor]  # pictures, and labels of -1 or +1
+
+
+def flippable(train: Labelled, val: Labelled, epochs: int, device: torch.device) -> Network:
+    """A small softmax network taught one attribute."""
+    size = train[0].shape[2], train[0].shape[3]
+    (images, y), (val_images, val_y) = train, val
     config.seed_all(0)
-    nets = ConvNets(1, 2, (images.shape[2], images.shape[3]))
-    y = labels[:, None, None]
-    trained = attributes.train(nets, images, y, images[:1], y[:1], "softmax", attributes.EARLY, 1e-3, 64, 0, device)
-    net = attributes.network(ConvNets(1, 2, (images.shape[2], images.shape[3])), trained, "converged", 0)
+    found = attributes.train(
+        ConvNets(1, 2, size), images, y[:, None, None], val_images, val_y[:, None, None], "softmax", epochs, 1e-3, 64, 0, device
+    )
+    net = attributes.network(ConvNets(1, 2, size), found, "converged", 0)
     return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -85,7 +90,8 @@ def measure(device: torch.device) -> list[Measured]:
     settings = replace(experiments.settings_of(small), batch_size=BATCH, epochs=1)
     found = Perturbation(0.1 * torch.randn(3, 64, 64))
     pair = to_float(images, device), to_float(found.apply_uint8(images), device)
-    net = flippable(faces.images, torch.from_numpy(faces.labels["Gender"].to_numpy().astype(np.float32)) * 2 - 1, device)
+    every = torch.from_numpy(faces.labels["Gender"].to_numpy().astype(np.float32)) * 2 - 1
+    net = flippable((faces.images, every), (faces.images[:1], every[:1]), attributes.EARLY, device)
     signs = male[:FLIPS] * 2 - 1
 
     with tempfile.TemporaryDirectory() as name, mock.patch.dict(os.environ, DFT_CACHE=str(Path(name) / "cache")):

@@ -127,7 +127,7 @@ def prompted(net: nn.Module, x: Tensor, y: Tensor, decibels: float, judge: Judge
 
 
 def measure(device: torch.device) -> list[Measured]:
-    profile = load_profile("demo", device=str(device), n_fit=600, n_val=300, epochs=4, patience=4)
+    profile = load_profile("demo", device=str(device))
     faces, settings = experiments.faces(profile, CELL.data, CELL.protocol), experiments.settings_of(profile)
     model = experiments.classifier(profile, CELL.model, CELL.attribute, CELL.protocol, CELL.seed)
     models = {dtype: TorchClassifier(model.net, device, dtype) for dtype in dict.fromkeys((model.dtype, torch.float32))}
