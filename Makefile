@@ -38,26 +38,23 @@ install: .venv/installed
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@if [ -e .venv/unfinished ]; then rm -rf .venv; fi  # a killed installation may lack anything
+	@mkdir -p .venv && touch .venv/unfinished
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-compile --editable '.[test]'
-	@touch $@
+	@mv .venv/unfinished $@ && touch $@
 
-# papermill writes its output as it goes, so a killed run would leave a notebook that looks finished: it gets its name last.
-# --log-level ERROR hides papermill's warnings of unknown parameters only: in the notebook an unknown one is an error.
-build/$(PROFILE)/%.ipynb: notebooks/%.ipynb notebooks/profiles/$(PROFILE).yaml $(CODE) | .venv/installed
-	@mkdir -p $(@D)
+build/$(PROFILE)/%.ipynb: notebooks/%.ipynb $(wildcard notebooks/profiles/$(PROFILE).yaml) $(CODE) | .venv/installed
 	@echo "$*: begun"
-	@TQDM_MININTERVAL=10 $(BIN)/papermill --log-level ERROR --progress-bar -f notebooks/profiles/$(PROFILE).yaml \
-		$(if $(DATA),-p data_root '$(abspath $(DATA))') $< $(@D)/.running-$*.ipynb 2>&1 | stdbuf -oL tr '\r' '\n' | sed -u 's/^/$*: /'
-	@mv $(@D)/.running-$*.ipynb $@
+	@$(BIN)/python -m dftlib.execute $< --out $@ -f notebooks/profiles/$(PROFILE).yaml \
+		$(if $(DATA),-r data_root '$(abspath $(DATA))') 2>&1 | stdbuf -oL tr '\r' '\n' | sed -u 's/^/$*: /'
 
 # Notebook 10 on your own pictures: make tune IMAGES=… LABELS=… MODEL=… BUDGET=… OUT=… [PIXELS=…] [YAML='options: {batch: 4}']
 tune: .venv/installed
 	$(foreach name,IMAGES LABELS MODEL BUDGET OUT,$(if $($(name)),,$(error Give $(name)=…, as notebooks/10_your_own_classifier.ipynb says)))
-	@mkdir -p '$(OUT)/.running'
-	$(BIN)/papermill --log-level ERROR --progress-bar -r images '$(IMAGES)' -r labels '$(LABELS)' -r model '$(MODEL)' -r out '$(OUT)' \
-		-p budget $(BUDGET) $(if $(PIXELS),-p pixels $(PIXELS)) $(if $(YAML),-y '$(YAML)') \
-		notebooks/10_your_own_classifier.ipynb '$(OUT)/.running/report.ipynb'
+	@$(BIN)/python -m dftlib.execute -r images '$(IMAGES)' -r labels '$(LABELS)' -r model '$(MODEL)' -r out '$(OUT)' \
+		-p budget '$(BUDGET)' $(if $(PIXELS),-p pixels '$(PIXELS)') $(if $(YAML),-y '$(YAML)') \
+		notebooks/10_your_own_classifier.ipynb --out '$(OUT)/.running/report.ipynb'
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to html '$(OUT)/.running/report.ipynb'
 	@mv '$(OUT)'/.running/report.* '$(OUT)' && rmdir '$(OUT)/.running'
 	@echo "Done: $(OUT)/report.html and, beside it, the perturbation and its tables."

@@ -19,6 +19,10 @@ PROFILES = ROOT / "notebooks" / "profiles"
 class DataError(Exception):
     """Bad input, said in one sentence with its remedy."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows, by IPython's custom: the sentence (%debug leads to where it arose)."""
+        return [str(self)]
+
 
 @dataclass(frozen=True)
 class Profile:

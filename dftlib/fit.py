@@ -8,7 +8,6 @@ Every process takes its part of each batch, on a GPU of its own where there are 
 Without torchrun it is one process. Exit status: 0 done, 2 bad input.
 """
 
-import argparse
 import os
 import sys
 from datetime import timedelta
@@ -16,9 +15,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import yaml
 
 from dftlib import experiments
+from dftlib.command import guarded, parser, value
 from dftlib.config import DataError, device_of, load_profile
 from dftlib.experiments import Cell
 from dftlib.perturbation import Perturbation
@@ -56,24 +55,21 @@ def fit(name: str, overrides: dict[str, object], data: str, model: str, attribut
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status, and lets a fault out as an exception only with --debug."""
-    parser = argparse.ArgumentParser(
-        "python -m dftlib.fit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--profile", default="demo", help="of notebooks/profiles (default: demo)")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="overrides a parameter")
-    parser.add_argument("--data", required=True, help="data set whose pictures are changed")
-    parser.add_argument("--model", required=True, help="data set that the classifier was trained on")
-    parser.add_argument("--attribute", required=True)
-    parser.add_argument("--out", type=Path, required=True, help="file to write, and a .png beside it", metavar="FILE")
-    parser.add_argument("--debug", action="store_true", help="show where a fault arose")
-    given = parser.parse_args(argv)
+    options = parser("dftlib.fit", __doc__)
+    options.add_argument("--profile", default="demo", help="of notebooks/profiles (default: demo)")
+    options.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="overrides a parameter")
+    options.add_argument("--data", required=True, help="data set whose pictures are changed")
+    options.add_argument("--model", required=True, help="data set that the classifier was trained on")
+    options.add_argument("--attribute", required=True)
+    options.add_argument("--out", type=Path, required=True, help="file to write, and a .png beside it", metavar="FILE")
+    given = options.parse_args(argv)
     several = "WORLD_SIZE" in os.environ
     if several:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     first = not several or dist.get_rank() == 0
-    try:
-        overrides = {key: yaml.safe_load(value) for key, value in given.p}
-        found = fit(given.profile, overrides, given.data, given.model, given.attribute)
+
+    def work() -> int:
+        found = fit(given.profile, {name: value(text) for name, text in given.p}, given.data, given.model, given.attribute)
         if first:
             found.save(given.out)
             epoch, history = found.about["epoch"], found.about["history"]
@@ -81,16 +77,13 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{given.out}: {100 * share:.1f} % of the validation pictures right, after epoch {epoch} of {len(history)}.")
         if several:
             dist.barrier()  # gloo aborts in a process whose neighbour has already hung up
-    except (DataError, OSError) as error:
-        if given.debug:
-            raise
-        if first:
-            print(error, file=sys.stderr)
-        return 2
+        return 0
+
+    try:
+        return guarded(work, given.debug, quiet=not first)
     finally:
         if several:
             dist.destroy_process_group()
-    return 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ among them, are dropped. A second call goes on where a killed one was, and redoe
 Exit status: 0 all done, 1 some pictures can't be read, 2 nothing can be done.
 """
 
-import argparse
 import dataclasses
 import hashlib
 import sys
@@ -24,6 +23,7 @@ import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
+from dftlib.command import guarded, parser
 from dftlib.config import DataError
 from dftlib.datasets.decode import read_picture
 from dftlib.datasets.folder import is_picture
@@ -109,25 +109,19 @@ def _left_out(skipped: list[str]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status, and lets a fault out as an exception only with --debug."""
-    parser = argparse.ArgumentParser(
-        "python -m dftlib.perturb", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--perturbation", type=Path, required=True, help="file that Perturbation.save wrote", metavar="FILE")
-    parser.add_argument("--in", type=Path, required=True, help="folder of pictures, read with its sub-folders", metavar="FOLDER")
-    parser.add_argument("--out", type=Path, required=True, help="new, empty, or begun with this perturbation", metavar="FOLDER")
-    parser.add_argument("--debug", action="store_true", help="show where a fault arose")
-    options = vars(parser.parse_args(argv))
-    try:
-        wrong = perturb_folder(options["perturbation"], options["in"], options["out"])
-    except (DataError, OSError) as error:
-        if options["debug"]:
-            raise
-        known = isinstance(error, DataError)
-        print(error if known else f"{options['out']} can't be written ({error}): make room or name another.", file=sys.stderr)
-        return 2
-    for message in wrong:
-        print(message, file=sys.stderr)
-    return int(bool(wrong))
+    options = parser("dftlib.perturb", __doc__)
+    options.add_argument("--perturbation", type=Path, required=True, help="file that Perturbation.save wrote", metavar="FILE")
+    options.add_argument("--in", type=Path, required=True, help="folder of pictures, read with its sub-folders", metavar="FOLDER")
+    options.add_argument("--out", type=Path, required=True, help="new, empty, or begun with this perturbation", metavar="FOLDER")
+    given = vars(options.parse_args(argv))
+
+    def work() -> int:
+        wrong = perturb_folder(given["perturbation"], given["in"], given["out"])
+        for message in wrong:
+            print(message, file=sys.stderr)
+        return int(bool(wrong))
+
+    return guarded(work, given["debug"])
 
 
 if __name__ == "__main__":

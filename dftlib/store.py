@@ -1,5 +1,8 @@
 """Artefacts kept by content, and files that are written whole or not at all."""
 
+import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -32,17 +35,42 @@ def output_folder() -> Path:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on success it replaces `path`, on any failure it is removed."""
+    """Yields a temporary path beside `path`; on success it replaces `path`, on any failure it is removed.
+
+    What a killed process left behind is removed by the next one that writes the same path.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    _sweep(path)
+    handle, temporary = _locked(path)
     try:
         yield temporary
         temporary.chmod(0o644)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked(path: Path) -> tuple[int, Path]:
+    """A new temporary file beside `path`, locked for as long as this process lives."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:  # else it was swept away in the moment before it was locked
+            return handle, Path(name)
+        os.close(handle)
+
+
+def _sweep(path: Path) -> None:
+    """Removes what killed processes left of `path`: temporary files that nobody holds a lock on."""
+    for left in path.parent.glob(f".{glob.escape(path.stem)}-????????{glob.escape(path.suffix)}"):
+        with contextlib.suppress(OSError):  # another process was faster, or holds it
+            handle = os.open(left, os.O_RDWR)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
+            finally:
+                os.close(handle)
 
 
 def digest(key: Mapping[str, Any], code: tuple[ModuleType, ...] = ()) -> str:

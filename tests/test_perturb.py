@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dftlib import perturb
+from dftlib.command import STOPPED
 from dftlib.config import DataError
 from dftlib.perturbation import Perturbation
 
@@ -126,8 +127,7 @@ def test_a_killed_run_goes_on(photos: Path, n: Perturbation, monkeypatch: pytest
         return real(perturbation, picture)
 
     monkeypatch.setattr(perturb, "perturbed", dies_at_the_second)
-    with pytest.raises(KeyboardInterrupt):
-        run(photos)
+    assert run(photos) == STOPPED
     assert written(photos) == ["a.jpg.png", perturb.MARK]
     first = (photos.parent / "out" / "a.jpg.png").stat()
 
@@ -176,7 +176,7 @@ def test_what_cant_be_done_is_said_in_one_sentence(
         says("name an output folder outside", out=inside)
     (tmp_path / "file").touch()
     says("file is a file: name a new folder", out="file")
-    says("can't be written", out="file/below")
+    says("file/below can't be read or written (Not a directory)", out="file/below")
     says("is no folder: name the folder that holds the pictures", source=tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     says("holds no picture", source=tmp_path / "empty")

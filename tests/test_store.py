@@ -85,6 +85,22 @@ def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path: Path) ->
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "file.txt")], cwd=root, check=False)
     assert done.returncode == -9
     assert (tmp_path / "file.txt").read_text() == "before"
+    assert len(files(tmp_path)) == 2
+    with store.whole(tmp_path / "file.txt") as temporary:
+        temporary.write_text("after")
+    assert files(tmp_path) == ["file.txt"]
+
+
+def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    """Two write the same file at a time, and a third file that only looks alike is nobody's business."""
+    path = tmp_path / "file.txt"
+    (tmp_path / ".file-12345678.csv").touch()
+    with store.whole(path) as first:
+        with store.whole(path) as second:
+            second.write_text("second")
+        first.write_text("first")
+    assert path.read_text() == "first"
+    assert files(tmp_path) == [".file-12345678.csv", "file.txt"]
 
 
 def test_tensors_are_made_once() -> None:

@@ -1,0 +1,92 @@
+"""Executing a notebook: parameters, one sentence for bad input and failed checks, and nothing that only looks finished."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from dftlib import execute
+from dftlib.config import PROFILES
+
+
+@pytest.fixture
+def notebook(tmp_path: Path) -> Path:
+    """Does what its parameter `does` says."""
+    path = tmp_path / "in.ipynb"
+    cells = [
+        new_code_cell("does: str = ''\ncount: int = 0", metadata={"tags": ["parameters"]}),
+        new_code_cell("from dftlib.config import DataError\nfrom dftlib import checks\nexec(does)"),
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    return path
+
+
+def run(notebook: Path, *options: str) -> int:
+    return execute.main([str(notebook), "--out", str(notebook.parent / "out.ipynb"), *options])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_parameters_are_laid_over_each_other(notebook: Path) -> None:
+    file = notebook.with_name("given.yaml")
+    file.write_text("count: 1\ndoes: print(count)\n")
+    assert run(notebook, "-f", str(file), "-p", "count", "3") == 0
+    (cell,) = nbformat.read(notebook.parent / "out.ipynb", 4).cells[-1:]
+    assert cell.outputs[0].text == "3\n"
+    assert run(notebook, "-y", "count: 4", "-r", "does", "print(count)") == 0
+    (cell,) = nbformat.read(notebook.parent / "out.ipynb", 4).cells[-1:]
+    assert cell.outputs[0].text == "4\n"
+
+
+def test_a_fault_of_the_input_is_one_sentence(notebook: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(notebook, "-r", "does", "raise DataError('No such faces: fetch them.')") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "No such faces: fetch them."
+    assert names(notebook.parent) == ["in.ipynb", "out.stopped.ipynb"]
+    (cell,) = nbformat.read(notebook.parent / "out.stopped.ipynb", 4).cells[-1:]
+    assert cell.outputs[0].traceback == ["No such faces: fetch them."], "a notebook shows the sentence alone"
+    assert run(notebook) == 0
+    assert names(notebook.parent) == ["in.ipynb", "out.ipynb"]
+
+
+def test_a_failed_check_is_one_sentence_and_a_bug_has_its_traceback(notebook: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(notebook, "-r", "does", "checks.check('two is three', 2 == 3)") == 1
+    error = capsys.readouterr().err
+    assert "\nFAIL two is three\n" in error
+    assert "Traceback" not in error
+    assert run(notebook, "-r", "does", "1 / 0") == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert names(notebook.parent) == ["in.ipynb", "out.stopped.ipynb"]
+
+
+def test_a_failure_leaves_the_last_whole_notebook(notebook: Path) -> None:
+    assert run(notebook, "-p", "count", "5") == 0
+    before = (notebook.parent / "out.ipynb").read_bytes()
+    assert run(notebook, "-r", "does", "1 / 0") == 1
+    assert (notebook.parent / "out.ipynb").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("-f", str(PROFILES / "dmeo.yaml")), "dmeo.yaml: choose one of demo, paper, small, or write it."),
+        (("-y", "{count: 1"), "'{count: 1' isn't YAML"),
+        (("-y", "7"), "'7' names no parameters: write 'name: value'."),
+        (("-p", "count", "[1"), "'[1' isn't YAML"),
+    ],
+)
+def test_parameters_that_cant_be_read(
+    notebook: Path, options: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(notebook, *options) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_a_notebook_that_isnt_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path / "01.ipynb") == 2
+    assert capsys.readouterr().err == f"There is no notebook {tmp_path / '01.ipynb'}: name one of the folder notebooks.\n"
