@@ -11,6 +11,7 @@ import yaml
 from dftlib.config import DataError
 
 BAD_INPUT = 2  # exit status, argparse's own for a wrong option
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 STOPPED = 130  # by Ctrl-C, as shells have it
 
 
@@ -43,7 +44,7 @@ def sentence(error: BaseException) -> str:
     if not isinstance(error, OSError):
         return " ".join(str(error).split())
     where = error.filename or "A file"
-    remedy = "make room and call again" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "name another place"
+    remedy = "make room and call again" if error.errno in FULL else "name another place"
     return f"{where} can't be read or written ({error.strerror or error}): {remedy}."
 
 

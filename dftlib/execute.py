@@ -6,6 +6,7 @@ Parameters are papermill's: -f a YAML file, -y YAML, -p a name and a value, -r a
 stops is kept as far as it came, as NAME.stopped.ipynb. Exit status: 0 done, 1 a check failed or the code did, 2 bad input.
 """
 
+import builtins
 import logging
 import sys
 from pathlib import Path
@@ -19,13 +20,13 @@ from dftlib.command import guarded, parser, value
 from dftlib.config import DataError
 from dftlib.store import whole
 
-TRANSPORT = Config({"KernelManager": {"transport": "ipc"}})  # no ports, on which others of the machine could listen
+TRANSPORT = Config({"KernelManager": {"transport_encryption": "auto"}})  # others of the machine could listen to the ports
 
 
 def execute(notebook: Path, out: Path, parameters: dict[str, Any]) -> None:
     """Writes the executed notebook to `out`.
 
-    Raises `DataError` where the notebook did, and papermill's `PapermillExecutionError` where anything else stopped it.
+    Raises `DataError` where the notebook did or the disk failed, and papermill's `PapermillExecutionError` where anything else stopped it.
     """
     if not notebook.is_file():
         raise DataError(f"There is no notebook {notebook}: name one of the folder notebooks.")
@@ -40,6 +41,8 @@ def execute(notebook: Path, out: Path, parameters: dict[str, Any]) -> None:
     except PapermillExecutionError as error:
         if error.ename == "DataError":
             raise DataError(error.evalue) from error
+        if issubclass(getattr(builtins, error.ename, int), OSError):
+            raise DataError(f"{error.evalue}: make room, or set what names that place elsewhere, and call again.") from error
         raise
     stopped.unlink(missing_ok=True)
 

@@ -1,11 +1,13 @@
 """Artefacts kept by content, and files that are written whole or not at all."""
 
 import contextlib
+import errno
 import fcntl
 import glob
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -46,6 +49,12 @@ def whole(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o644)
         temporary.replace(path)
+    except (SafetensorError, RuntimeError) as error:
+        # how safetensors and torch report that a file can't be written
+        if not (fault := re.search(r"os error (\d+)|file write failed|unexpected pos", str(error))):
+            raise
+        number = int(fault[1] or errno.EIO)
+        raise OSError(number, os.strerror(number), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
         os.close(handle)
