@@ -37,7 +37,7 @@ $(call numbered,99): $(filter-out $(call numbered,99),$(EXECUTED))
 install: .venv/installed
 
 .venv/installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11.4 or newer is needed: make PYTHON=python3.11 ..." if sys.version_info < (3, 11, 4) else 0)'
 	@if [ -e .venv/unfinished ]; then rm -rf .venv; fi  # a killed installation may lack anything
 	@mkdir -p .venv && touch .venv/unfinished
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv

@@ -14,6 +14,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = ROOT / "notebooks" / "profiles"
+DRAWN = ("studio", "press", "webcam")  # data sets that `datasets.synthetic` draws
 
 
 class DataError(Exception):
@@ -74,7 +75,7 @@ class Profile:
 
     @property
     def synthetic(self) -> bool:
-        return not {"lfw", "celeba", "muct"} & set(self.datasets)
+        return set(self.datasets) <= set(DRAWN)
 
 
 def load_profile(name: str, **overrides: Any) -> Profile:

@@ -26,7 +26,7 @@ TRANSPORT = Config({"KernelManager": {"transport_encryption": "auto"}})  # other
 def execute(notebook: Path, out: Path, parameters: dict[str, Any]) -> None:
     """Writes the executed notebook to `out`.
 
-    Raises `DataError` where the notebook did or the disk failed, and papermill's `PapermillExecutionError` where anything else stopped it.
+    Raises `DataError` where the notebook did or the disk failed, `PapermillExecutionError` where anything else stopped it.
     """
     if not notebook.is_file():
         raise DataError(f"There is no notebook {notebook}: name one of the folder notebooks.")

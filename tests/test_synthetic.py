@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from dftlib.config import DataError
+from dftlib.config import DRAWN, DataError
 from dftlib.datasets import synthetic
 from dftlib.datasets.base import ATTRIBUTES, SPLITS, FaceDataset
 from dftlib.datasets.synthetic import STYLES
@@ -169,3 +169,7 @@ def test_a_gender_classifier_loses_accuracy_on_another_style(linear: Linear) -> 
     losses = {(a, b): own[b] - linear.accuracy("Gender", a, b) for a in STYLES for b in STYLES if a != b}
     assert np.mean(list(losses.values())) > 0.08, losses
     assert max(losses.values()) > 0.15, losses
+
+
+def test_the_profiles_know_which_sets_are_drawn() -> None:
+    assert set(STYLES) == set(DRAWN)

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from dftlib.config import DataError
+from dftlib.config import DRAWN, DataError
 from dftlib.datasets import celeba, lfw, muct, splits, synthetic
 from dftlib.datasets.base import ATTRIBUTES, SPLITS, FaceDataset
 
 __all__ = ["ATTRIBUTES", "SPLITS", "FaceDataset", "load_attributes", "load_dataset", "require_two_classes"]
 
-FROM_DISK = ("lfw", "celeba", "muct")
-DRAWN = tuple(synthetic.STYLES)
+FROM_DISK = {"lfw": lfw.load, "celeba": celeba.load, "muct": muct.load}
 
 
 def load_dataset(name: str, root: str | Path = "", size: int = 64, protocol: str = "subject", seed: int = 0) -> FaceDataset:
@@ -18,21 +17,22 @@ def load_dataset(name: str, root: str | Path = "", size: int = 64, protocol: str
     `root` holds lfw/, celeba/ and muct/ in their own layouts; the drawn sets need none.
     Raises `DataError` for an unknown name or protocol, and for anything missing or damaged on disk.
     """
-    if name not in FROM_DISK + DRAWN:
-        raise DataError(f"There is no data set '{name}': choose one of {', '.join(FROM_DISK + DRAWN)}.")
+    if name not in (known := (*FROM_DISK, *DRAWN)):
+        raise DataError(f"There is no data set '{name}': choose one of {', '.join(known)}.")
     if protocol not in splits.PROTOCOLS:
         raise DataError(f"There is no protocol '{protocol}': choose one of {', '.join(splits.PROTOCOLS)}.")
     if name in DRAWN:
         return synthetic.load(name, size, seed)
+    _need_root(name, root)
+    return FROM_DISK[name](Path(root), size, protocol, seed)
+
+
+def _need_root(name: str, root: str | Path) -> None:
     if not str(root):
         raise DataError(
-            f"Data set '{name}' is read from disk: set the parameter data_root, or the environment variable DFT_DATA, "
-            f"to the folder that holds {name}/."
+            f"Data set '{name}' is read from disk: set the parameter data_root, or the environment variable DFT_DATA, to the "
+            f"folder that holds {name}/ (python -m dftlib.datasets download {name} --to FOLDER fetches it)."
         )
-    if name == "celeba":
-        return celeba.load(Path(root), size)
-    load = lfw.load if name == "lfw" else muct.load
-    return load(Path(root), size, protocol, seed)
 
 
 def load_attributes(name: str, root: str | Path, shape: tuple[int, int]) -> FaceDataset:
@@ -41,10 +41,7 @@ def load_attributes(name: str, root: str | Path, shape: tuple[int, int]) -> Face
     Raises `DataError` for another data set, for a drawn set that isn't square, and for anything missing or damaged on disk.
     """
     if name == "celeba":
-        if not str(root):
-            raise DataError(
-                "CelebA is read from disk: set data_root, or the variable DFT_DATA, to the folder that holds celeba/."
-            )
+        _need_root(name, root)
         return celeba.load_all(Path(root), shape)
     if name not in DRAWN or shape[0] != shape[1]:
         raise DataError(f"Attributes of '{name}' at {shape[0]} x {shape[1]} can't be had: choose celeba, or a drawn set, square.")

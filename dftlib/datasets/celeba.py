@@ -18,10 +18,6 @@ from dftlib.datasets import decode
 from dftlib.datasets.base import ATTRIBUTES, SPLITS, FaceDataset
 
 COLUMNS = {a: a.replace(" ", "_") for a in ATTRIBUTES} | {"Gender": "Male"}
-REMEDY = (
-    "fetch img_align_celeba.zip (to be unpacked), list_attr_celeba.txt and list_eval_partition.txt by hand from "
-    "mmlab.ie.cuhk.edu.hk/projects/CelebA.html to {}, or set data_root to the folder that holds celeba/"
-)
 
 
 def parse(root: Path, wanted: dict[str, str] | None = COLUMNS) -> pd.DataFrame:
@@ -29,8 +25,7 @@ def parse(root: Path, wanted: dict[str, str] | None = COLUMNS) -> pd.DataFrame:
 
     `wanted` gives the file's column for each attribute; None: all 40, with blanks for underscores in their names.
     """
-    folder = root / "celeba"
-    path = decode.need(folder / "list_attr_celeba.txt", REMEDY.format(folder))
+    path = decode.need(root, "celeba", "celeba/list_attr_celeba.txt")
     lines = decode.read_lines(path)
     columns = ["file", *lines[1].split()] if len(lines) > 1 else []
     wanted = {name.replace("_", " "): name for name in columns[1:]} if wanted is None else wanted
@@ -40,10 +35,10 @@ def parse(root: Path, wanted: dict[str, str] | None = COLUMNS) -> pd.DataFrame:
         raise DataError(f"Line 1 of {path} promises {lines[0].strip()} pictures, but {len(table)} follow: fetch the file again.")
     present = decode.numbers(path, table, names, (1, -1)) > 0
     labels = present.astype("int8").set_axis(list(wanted), axis=1).set_axis(table["file"])
-    path = decode.need(folder / "list_eval_partition.txt", REMEDY.format(folder))
+    path = decode.need(root, "celeba", "celeba/list_eval_partition.txt")
     part = decode.numbers(path, parts := _pairs(path), ["value"], range(3))["value"].astype(int)
     split = _of(labels, path, parts["file"], part.map(dict(enumerate(SPLITS))))
-    path = folder / "identity_CelebA.txt"
+    path = root / "celeba" / "identity_CelebA.txt"
     people = _pairs(path) if path.exists() else pd.DataFrame({"file": labels.index, "value": labels.index})
     return labels.assign(subject=_of(labels, path, people["file"], people["value"]), split=split)
 
@@ -60,9 +55,10 @@ def _of(labels: pd.DataFrame, path: Path, file: pd.Series, value: pd.Series) -> 
     return found
 
 
-def load(root: Path, size: int) -> FaceDataset:
+def load(root: Path, size: int, _protocol: str, _seed: int) -> FaceDataset:
+    """The official partition, under either protocol."""
     table = parse(root)
-    folder = decode.need(root / "celeba" / "img_align_celeba", REMEDY.format(root / "celeba"))
+    folder = decode.need(root, "celeba", "celeba/img_align_celeba")
     files = table.index.to_numpy(str)
     images = decode.pictures("celeba", folder, files.tolist(), size, decode.CROPS["celeba"])
     labels = table[list(ATTRIBUTES)].reset_index(drop=True)
@@ -72,7 +68,7 @@ def load(root: Path, size: int) -> FaceDataset:
 def load_all(root: Path, shape: tuple[int, int]) -> FaceDataset:
     """Whole aligned pictures, `shape` (height, width), with all 40 attributes: hats and neckties lie outside the crop."""
     table = parse(root, None)
-    folder = decode.need(root / "celeba" / "img_align_celeba", REMEDY.format(root / "celeba"))
+    folder = decode.need(root, "celeba", "celeba/img_align_celeba")
     files = table.index.to_numpy(str)
     images = decode.pictures("celeba", folder, files.tolist(), shape, (0.0, 0.0, 1.0, 1.0))
     labels = table.drop(columns=["subject", "split"]).reset_index(drop=True)

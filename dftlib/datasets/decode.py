@@ -24,11 +24,15 @@ CROPS = {
 CHUNK = 64
 
 
-def need(path: Path, remedy: str) -> Path:
-    """`path`, if it exists; else `DataError` with the remedy."""
-    if not path.exists():
-        raise DataError(f"{path} is missing: {remedy}.")
-    return path
+def need(root: Path, name: str, path: str) -> Path:
+    """`root`/`path` of the data set `name`, if it exists; else `DataError` with the remedy."""
+    found = root / path
+    if not found.exists():
+        raise DataError(
+            f"{found} is missing: call python -m dftlib.datasets download {name} --to {root}, or set data_root to the folder "
+            f"that holds {name}/."
+        )
+    return found
 
 
 def read_lines(path: Path) -> list[str]:

@@ -17,18 +17,13 @@ from dftlib.datasets.base import ATTRIBUTES, FaceDataset
 # LFW has 'Attractive' once for each sex; a picture with either of the two counts as Attractive.
 COLUMNS = {a: [a] for a in ATTRIBUTES} | {"Gender": ["Male"], "Attractive": ["Attractive Man", "Attractive Woman"]}
 
-REMEDY = (
-    "fetch lfw-deepfunneled.tgz (to be unpacked) from vis-www.cs.umass.edu/lfw and lfw_attributes.txt from "
-    "www.cs.columbia.edu/CAVE/databases/pubfig/download to {}, or set data_root to the folder that holds lfw/"
-)
-
 
 def parse(root: Path) -> pd.DataFrame:
     """Labels and 'subject' (the person's name), indexed by picture, relative to `lfw-deepfunneled`.
 
     Raises `DataError` where the label file is missing or damaged.
     """
-    path = decode.need(root / "lfw" / "lfw_attributes.txt", REMEDY.format(root / "lfw"))
+    path = decode.need(root, "lfw", "lfw/lfw_attributes.txt")
     lines = decode.read_lines(path)
     # line 2 begins with '#' as if that were a column: read naively, every name stands one column too far to the left
     columns = lines[1].removeprefix("#").strip().split("\t") if len(lines) > 1 else []
@@ -49,7 +44,7 @@ def parse(root: Path) -> pd.DataFrame:
 
 def load(root: Path, size: int, protocol: str, seed: int) -> FaceDataset:
     table = parse(root)
-    folder = decode.need(root / "lfw" / "lfw-deepfunneled", REMEDY.format(root / "lfw"))
+    folder = decode.need(root, "lfw", "lfw/lfw-deepfunneled")
     files, subjects = table.index.to_numpy(str), table["subject"].to_numpy(str)
     images = decode.pictures("lfw", folder, files.tolist(), size, decode.CROPS["lfw"])
     split = splits.split(protocol, subjects, table["Gender"].to_numpy(), seed)

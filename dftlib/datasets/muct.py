@@ -26,17 +26,9 @@ CASCADE = cv2.data.haarcascades + "haarcascade_frontalface_default.xml"
 log = logging.getLogger(__name__)
 
 
-def pictures_folder(root: Path) -> Path:
-    return decode.need(
-        root / "muct" / "jpg",
-        "fetch muct-a-jpg-v1.tar.gz to muct-e-jpg-v1.tar.gz from github.com/StephenMilborrow/muct and unpack them in "
-        f"{root / 'muct'}, or set data_root to the folder that holds muct/",
-    )
-
-
 def parse(root: Path) -> pd.DataFrame:
     """Labels and 'subject', indexed by picture; no picture, or one with another name, raises `DataError`."""
-    folder = pictures_folder(root)
+    folder = decode.need(root, "muct", "muct/jpg")
     rows = {}
     for file in sorted(p.name for p in folder.glob("i*.jpg")):
         if not (match := NAME.fullmatch(file)):
@@ -85,11 +77,11 @@ def face_boxes(folder: Path, files: list[str]) -> NDArray[np.float64]:
 def left_out(root: Path) -> list[str]:
     """The pictures in which Viola-Jones finds no face: they aren't part of the data set."""
     files = parse(root).index.tolist()
-    return [f for f, box in zip(files, face_boxes(pictures_folder(root), files), strict=True) if np.isnan(box[0])]
+    return [f for f, box in zip(files, face_boxes(decode.need(root, "muct", "muct/jpg"), files), strict=True) if np.isnan(box[0])]
 
 
 def load(root: Path, size: int, protocol: str, seed: int) -> FaceDataset:
-    table, folder = parse(root), pictures_folder(root)
+    table, folder = parse(root), decode.need(root, "muct", "muct/jpg")
     boxes = face_boxes(folder, table.index.tolist())
     found = ~np.isnan(boxes[:, 0])
     if not found.any():
