@@ -17,7 +17,7 @@ numbered = $(foreach number,$(1),$(filter build/$(PROFILE)/$(number)_%,$(EXECUTE
 EXECUTED := $(call executed,$(LONGEST) $(filter-out $(LONGEST),$(NOTEBOOKS)))
 CODE := $(wildcard dftlib/*.py dftlib/datasets/*.py)
 
-.PHONY: reproduce executed tune install test bench lab notebooks clean
+.PHONY: reproduce executed tune install test bench report browser lab notebooks clean
 .DELETE_ON_ERROR:
 
 # JOBS notebooks at a time, each on its part of the cores: faster than one notebook on all of them. They share the cache.
@@ -94,6 +94,15 @@ notebooks: .venv/installed
 	rm -rf build/demo
 	DFT_ACCEPT=1 $(MAKE) reproduce
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace $(NOTEBOOKS)
+
+# Executed notebooks as pages that any browser shows from the disk, without a network.
+report: reproduce
+	@$(BIN)/python -m dftlib.report build/$(PROFILE) --out build/$(PROFILE)-report
+
+# Runs every notebook in a real JupyterLab, in headless Chromium (an installed one, else Playwright's), and takes screenshots.
+browser: .venv/installed
+	$(BIN)/pip install --quiet --no-compile --editable '.[browser]'
+	$(BIN)/python tests/browser.py
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks

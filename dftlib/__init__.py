@@ -2,10 +2,6 @@
 
 import ctypes
 import sys
-import warnings
-
-# Progress bars are plain text here; tqdm would otherwise warn, with a path of the machine, in every notebook.
-warnings.filterwarnings("ignore", message="IProgress not found")
 
 if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
     # By default glibc gives the memory of every large tensor back to the system, which clears it page by page for the next:

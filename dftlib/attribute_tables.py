@@ -10,11 +10,11 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr, ttest_rel
-from tqdm.auto import tqdm
 
 from dftlib import attributes, evaluation, flipping, robustness, similarity
 from dftlib.attribute_figures import Flipped
 from dftlib.config import ROOT, Profile, rng
+from dftlib.progress import tqdm
 from dftlib.robustness import (
     SEARCHES,
     TAU,
@@ -247,7 +247,7 @@ def universal(profile: Profile) -> pd.DataFrame:
     `psnr` (dB) and `pass` are means over test pictures with N. `recommended`: the gain on validation pictures is above zero.
     """
     rows = []
-    bar = tqdm(names(profile), desc="universal perturbations", unit="attribute", disable=None)
+    bar = tqdm(names(profile), desc="universal perturbations", unit="attribute")
     people = {split: faces(profile).subjects[rows] for split, rows in universal_rows(profile).items()}
     drawn = evaluation.people_drawn(people["val"])
     for i, attribute in enumerate(bar):

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm.auto import tqdm
 
 from dftlib import config
 from dftlib._torchvision import models as tv
 from dftlib.classifiers import Pictures, batches, to_float
 from dftlib.config import DataError
+from dftlib.progress import tqdm
 
 LOSSES = ("euclidean", "softmax")
 WIDTHS, STRIDES = (3, 16, 32, 64, 64), (2, 2, 2, 1)
@@ -138,10 +138,10 @@ def train(
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False):
             return cast(Tensor, nets(to_float(part, device))).float()
 
-    for epoch in tqdm(range(epochs), desc="training", unit="epoch", disable=None, leave=False):
+    for epoch in tqdm(range(epochs), desc="training", unit="epoch", leave=False):
         nets.train()
         order = torch.from_numpy(config.rng(seed, epoch).permutation(len(x))).to(device)
-        for rows in tqdm(order.split(batch), desc=f"epoch {epoch + 1}", unit="step", disable=None, leave=False):
+        for rows in tqdm(order.split(batch), desc=f"epoch {epoch + 1}", unit="step", leave=False):
             objective = (scale[rows] * losses(scores(x[rows]), y[rows], loss)).mean(0).sum()
             optimiser.zero_grad()
             objective.backward()

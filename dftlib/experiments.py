@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from dftlib import classifiers, evaluation, models, perturbation, similarity, store, training
 from dftlib.classifiers import Pictures, TorchClassifier, batches, to_float
@@ -20,6 +19,7 @@ from dftlib.config import ROOT, Profile, device_of, dtype_of, rng
 from dftlib.datasets import FaceDataset, load_dataset, require_two_classes
 from dftlib.evaluation import Bools, ChannelStatistics
 from dftlib.perturbation import Perturbation, Settings
+from dftlib.progress import tqdm
 
 ROLES = ("LFW", "CelebA", "MUCT")  # the paper's data sets, in the order of Profile.datasets
 SCRATCH: dict[str, Any] = {
@@ -397,5 +397,5 @@ def _row(
 
 
 def outcomes(profile: Profile, wanted: Iterable[Cell]) -> list[Outcome]:
-    bar = tqdm(list(wanted), desc="cells", unit="cell", disable=None)
+    bar = tqdm(list(wanted), desc="cells", unit="cell")
     return [outcome(profile, cell) for cell in bar]

@@ -93,7 +93,7 @@ def showable(dataset: FaceDataset, rows: NDArray[np.int64]) -> NDArray[np.int64]
     return rows[np.isin(dataset.subjects[rows], MUCT_SHOWABLE)] if "muct" in dataset.name.lower() else rows
 
 
-def _some(dataset: FaceDataset, rows: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
+def some_faces(dataset: FaceDataset, rows: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
     """At most `most` of the showable rows, drawn at random, every person once before any twice."""
     rows = rng(seed, "figures").permutation(showable(dataset, rows))
     again = pd.Series(dataset.subjects[rows]).groupby(dataset.subjects[rows]).cumcount().to_numpy()
@@ -117,7 +117,7 @@ def samples(sets: Sequence[FaceDataset], per_class: int = 8, seed: int = 0, note
     with sheet(PAGE, len(sets) * (0.25 + 2 * PAGE / per_class), note) as figure:
         for ax, data in zip(figure.subplots(len(sets), 1, squeeze=False).flat, sets, strict=True):
             gender = data.labels["Gender"].to_numpy()
-            rows = [_some(data, np.flatnonzero(gender == g), per_class, seed) for g in (0, 1)]
+            rows = [some_faces(data, np.flatnonzero(gender == g), per_class, seed) for g in (0, 1)]
             faces = [torch.from_numpy(np.array(data.images[r])) for r in rows]
             _faces(ax, dict(zip(("female", "male"), faces, strict=True)), per_class)
             people, women = len(np.unique(data.subjects)), 100 * (gender[gender >= 0] == 0).mean()
@@ -158,7 +158,7 @@ def corrected(blocks: Sequence[Block], per_block: int = 8, seed: int = 0, note: 
         for ax, block in zip(figure.subplots(len(blocks), 1, squeeze=False).flat, blocks, strict=True):
             panel, data = block.panel, block.dataset
             was, now = panel.right("before"), panel.right("after")
-            rows = _some(data, block.rows[~was & now], per_block, seed)
+            rows = some_faces(data, block.rows[~was & now], per_block, seed)
             images = torch.from_numpy(np.array(data.images[rows]))
             foot = round(images.shape[2] * per_block * 11 / 72 / PAGE)  # 11 points, a line of text
             after = block.perturbation.apply_uint8(images) if len(rows) else images
@@ -581,16 +581,16 @@ def score_path(example: Example, names: tuple[str, str] = ("absent", "present"),
 
 
 def examples(before: torch.Tensor, after: torch.Tensor, true: ArrayLike, title: str, note: str = "") -> Figure:
-    """Pictures before, after, and ten times the difference around grey (uint8, n x 3 x H x W); true: 2 x n scores, in [0, 1]."""
+    """Pictures before, ten times the change around grey, pictures after (uint8, n x 3 x H x W); true: 2 x n scores, in [0, 1]."""
     count, _, size, _ = before.shape
     change = (127.5 + 10 * (after.float() - before)).clamp(0, 255).byte()
     with sheet(PAGE, 0.5 + 3.4 * (PAGE - 0.2) / count, note) as figure:
         ax = figure.subplots()
         foot = round(size * count * 11 / 72 / PAGE)  # 11 points, a line of text
-        _faces(ax, {"before": before, "after": after, "10 × change": change}, count, foot)
-        for line, ((_, colour), scores) in enumerate(zip(STAGES, np.asarray(true), strict=True)):
+        _faces(ax, {"before": before, "10 × change": change, "after": after}, count, foot)
+        for line, (_, colour), scores in zip((1, 3), STAGES, np.asarray(true), strict=True):
             for i, score in enumerate(scores):
-                place = ((before.shape[3] + GAP) * (i + 0.5) + GAP / 2, (size + foot + GAP) * (line + 1) - foot / 2)
+                place = ((before.shape[3] + GAP) * (i + 0.5) + GAP / 2, (size + foot + GAP) * line - foot / 2)
                 ax.annotate(f"{score:.2f}", place, color=colour, ha="center", va="center", size=7)
         ax.set_title(title, loc="left")
         ax.set_title("below each: score of its true class", loc="right", size=7, color="0.35")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from dftlib.attributes import Network, losses, present
 from dftlib.classifiers import Pictures, batches, to_float
+from dftlib.progress import tqdm
 
 METHODS, SEARCHES = ("fgs", "ffa"), ("line", "iterative")
 LIMIT = 256  # grey levels: a line-search that has doubled to here without a flip gives up
@@ -49,7 +49,7 @@ def flip(
         return Flips(torch.as_tensor(images), torch.zeros(0, dtype=torch.bool), torch.zeros(0))
     device = next(net.parameters()).device
     found = []
-    bar = tqdm(total=len(images), desc=f"{method} {search}", unit="picture", disable=None, leave=False)
+    bar = tqdm(total=len(images), desc=f"{method} {search}", unit="picture", leave=False)
     at_once = BATCH if device.type == "cpu" else len(images)
     for part, signs in zip(batches(images, at_once), labels.split(at_once), strict=True):
         original = (to_float(part, device) * 255).round_()

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from dftlib.classifiers import BlackBox, Pictures, whole_levels
 from dftlib.config import DataError
+from dftlib.progress import tqdm
 
 IN_ONE_QUESTION = 500  # digests that one SQL statement asks for
 CHANGED = 1e-3  # two answers to one picture further apart than this are two answers
@@ -77,7 +77,7 @@ class Meter:
         self.box, self.journal, self.budget = box, journal, budget
         self.sent = 0
         self._seen: dict[bytes, Tensor] = {}
-        self._bar = tqdm(total=budget, desc="asked", unit="picture", disable=None, leave=False)
+        self._bar = tqdm(total=budget, desc="asked", unit="picture", leave=False)
 
     def close(self) -> None:
         self._bar.close()

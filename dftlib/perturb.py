@@ -21,13 +21,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tqdm import tqdm
 
 from dftlib.command import guarded, parser
 from dftlib.config import DataError
 from dftlib.datasets.decode import read_picture
 from dftlib.datasets.folder import is_picture
 from dftlib.perturbation import Perturbation
+from dftlib.progress import tqdm
 from dftlib.store import whole
 
 MARK = "perturbation.sha256"  # in the output folder: whose pictures these are
@@ -81,7 +81,7 @@ def perturb_folder(path: Path, source: Path, out: Path) -> list[str]:
         return ""
 
     with ThreadPoolExecutor() as pool:
-        said = list(tqdm(pool.map(work, pictures), total=len(pictures), desc="perturb", unit="picture", disable=None))
+        said = list(tqdm(pool.map(work, pictures), total=len(pictures), desc="perturb", unit="picture"))
     wrong = [w for w in said if w]
     print(f"{len(pictures) - len(wrong)} of {len(pictures)} pictures are in {out}{_left_out(skipped)}.")
     return wrong

@@ -16,11 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm.auto import tqdm
 
 from dftlib import config
 from dftlib.classifiers import Pictures, TorchClassifier, batches, to_float
 from dftlib.config import DataError
+from dftlib.progress import tqdm
 from dftlib.store import whole
 
 
@@ -251,8 +251,8 @@ def fit(
         n.data, best, history = kept[0]["n"].to(device), kept[0]["best"].to(device), kept[0]["history"]
         optimiser.load_state_dict(kept[0]["optimiser"])
         schedule.load_state_dict(kept[0]["schedule"])
-    silent, done = rank > 0 or None, len(history) * steps  # None: silent where nobody watches
-    bar = tqdm(total=settings.epochs * steps, initial=done, desc="fit", unit="step", disable=silent, leave=False)
+    done = len(history) * steps
+    bar = tqdm(total=settings.epochs * steps, initial=done, desc="fit", unit="step", silent=rank > 0, leave=False)
     while len(history) < settings.epochs and not _stalled(history, settings.patience):
         draw = config.rng(seed, len(history))
         order = torch.from_numpy(draw.permutation(len(images)))

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
-from tqdm.auto import tqdm
 
 from dftlib import config, evaluation, perturbation
 from dftlib.classifiers import BlackBox, Pictures, TorchClassifier, to_float
@@ -27,6 +26,7 @@ from dftlib.config import DataError
 from dftlib.journal import BudgetSpentError, Journal, Meter
 from dftlib.models import ConvNet
 from dftlib.perturbation import BOXES, Perturbation, Settings
+from dftlib.progress import tqdm
 
 CPU = torch.device("cpu")
 GRID = 8
@@ -135,7 +135,7 @@ class Surrogate:
         size = min(64, len(shown))
         schedule = OneCycleLR(optimiser, rate, total_steps=epochs * (len(shown) // size) + 1)
         self.net.train()
-        for _ in tqdm(range(epochs), desc="surrogate", unit="epoch", disable=None, leave=False):
+        for _ in tqdm(range(epochs), desc="surrogate", unit="epoch", leave=False):
             for rows in torch.randperm(len(shown), generator=draw)[: len(shown) // size * size].view(-1, size):
                 x = to_float(shown[rows], CPU)
                 x = torch.where(torch.rand(size, 1, 1, 1, generator=draw) < 0.5, x.flip(3), x)

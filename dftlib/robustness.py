@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from dftlib import attributes, experiments, flipping, perturbation, similarity, store
 from dftlib.attributes import ConvNets, Network, Vgg16
@@ -21,6 +20,7 @@ from dftlib.classifiers import Pictures, TorchClassifier, batches, to_float
 from dftlib.config import DataError, Profile, device_of, dtype_of, rng
 from dftlib.datasets import FaceDataset, load_attributes
 from dftlib.models import AttributeNet, Backbone
+from dftlib.progress import tqdm
 
 KINDS = ("euclidean", "softmax", "moon", "moon_balanced")
 SEARCHES = {"line": "line-search", "iterative": "iterative"}
@@ -116,7 +116,7 @@ def loss_of(kind: str) -> str:
 def networks(profile: Profile, kind: str, snapshot: str = "converged") -> list[Network]:
     """The networks of a kind at a snapshot ('two_epochs' or 'converged'): one an attribute, or MOON alone; trained if need be."""
     found = []
-    for group in tqdm(groups(profile, kind), desc=f"{kind} networks", unit="group", disable=None, leave=False):
+    for group in tqdm(groups(profile, kind), desc=f"{kind} networks", unit="group", leave=False):
         parts = trained(profile, kind, tuple(group))
         stack = _stack(profile, 1, _outputs(kind, group))
         found += [attributes.network(stack, parts, snapshot, i) for i in range(parts["errors"].shape[1])]
@@ -185,7 +185,7 @@ def flips(profile: Profile, kind: str, method: str, search: str, snapshot: str =
     others:  bool n x attributes x attributes, which other answers differ: MOON's own, or those of the converged networks
     """
     key = {**_key(profile, kind), "rows": sample(profile).tolist(), "attack": (kind, snapshot, method, search)}
-    bar = tqdm(range(len(names(profile))), desc=f"{kind} {method} {search}", unit="attribute", disable=None, leave=False)
+    bar = tqdm(range(len(names(profile))), desc=f"{kind} {method} {search}", unit="attribute", leave=False)
     code = (attributes, flipping, similarity)
     parts = [
         store.tensors("flips", {**key, "i": i}, partial(_flips, profile, kind, snapshot, method, search, i), code) for i in bar
@@ -203,7 +203,7 @@ def test_answers(profile: Profile, kind: str, snapshot: str) -> NDArray[np.bool_
     images = faces(profile).images[rows_of(profile, "test")]
 
     def make() -> dict[str, Tensor]:
-        nets = tqdm(networks(profile, kind, snapshot), desc=f"{kind}: test pictures", unit="network", disable=None, leave=False)
+        nets = tqdm(networks(profile, kind, snapshot), desc=f"{kind}: test pictures", unit="network", leave=False)
         return {"answers": torch.cat([answers(net, images, loss_of(kind)) for net in nets], 1)}
 
     key = {**_key(profile, kind), "snapshot": snapshot, "rows": rows_of(profile, "test").tolist()}

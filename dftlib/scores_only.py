@@ -8,7 +8,6 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from dftlib import classifiers, evaluation, experiments, journal, models, perturbation, queries, similarity, store
 from dftlib.classifiers import BlackBox, CallableClassifier, OnnxClassifier, Pictures, TorchClassifier, to_float
@@ -17,6 +16,7 @@ from dftlib.evaluation import ChannelStatistics
 from dftlib.experiments import Cell
 from dftlib.models import DlibGender
 from dftlib.perturbation import Perturbation
+from dftlib.progress import tqdm
 
 FITTED = 2500  # fitting pictures at most: the smaller of the two budgets of the profile `small`
 MIN_PSNR = 30.4  # on fitting pictures, so that test pictures keep 30
@@ -147,7 +147,7 @@ def table(profile: Profile) -> pd.DataFrame:
     profile = at_its_size(profile)
     jobs = [(cell, *run) for cell in cells(profile) for run in runs(profile, cell)]
     rows = []
-    for cell, learner, told, budget in tqdm(jobs, desc="scores only", unit="fit", disable=None):
+    for cell, learner, told, budget in tqdm(jobs, desc="scores only", unit="fit"):
         found = fitted(profile, cell, learner, told, budget)
         said = {k: found.about.get(k, np.nan) for k in ("used", "val_before", "val_after", "val_rise_lo", "val_rise_hi")}
         said["recommended"] = found.about.get("recommended", np.nan)

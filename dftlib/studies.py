@@ -12,13 +12,13 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from dftlib import evaluation, experiments, models, perturbation, similarity, store, training
 from dftlib.classifiers import TorchClassifier, batches, to_float
 from dftlib.config import Profile, device_of, dtype_of, rng
 from dftlib.experiments import CODE, Cell
 from dftlib.perturbation import Perturbation, Settings
+from dftlib.progress import tqdm
 
 ALL_LAYERS_RATE = 0.0001  # the 0.005 that the paper gives its head throws a whole pretrained network off
 ROUNDS = 4
@@ -133,7 +133,7 @@ def label_budget(profile: Profile) -> pd.DataFrame:
         for draw in range(profile.label_draws if 0 < budget < 256 else 1)  # larger budgets vary less, and take longer
     ]
     rows = []
-    for cell, budget, draw in tqdm(runs, desc="label budgets", unit="run", disable=None):
+    for cell, budget, draw in tqdm(runs, desc="label budgets", unit="run"):
         fit, val = labelled(profile, cell, budget, draw)
         for name, method in METHODS.items():
             key = {"budget": budget, "draw": draw}
@@ -164,7 +164,7 @@ def combination(profile: Profile) -> pd.DataFrame:
     """
     rows = []
     runs = [(cell, way) for cell in featured(profile) for way in ("data", "head", "both")]
-    for cell, way in tqdm(runs, desc="combination", unit="run", disable=None):
+    for cell, way in tqdm(runs, desc="combination", unit="run"):
         start = experiments.unperturbed(profile, cell, cell.model, experiments.test_rows(profile, cell))
         after = _kept(partial(_rounds, profile, cell, way), profile, cell, way=way, rounds=ROUNDS)
         for number, scores in enumerate([start, *after]):
@@ -225,7 +225,7 @@ def frontier(profile: Profile) -> pd.DataFrame:
     tried += [("limit", p, replace(own, min_psnr=p)) for p in sorted({own.min_psnr, *profile.frontier_limits} - {0.0})]
     runs = [(cell, *one) for cell in featured(profile) for one in tried]
     rows = []
-    for cell, rule, value, settings in tqdm(runs, desc="frontier", unit="fit", disable=None):
+    for cell, rule, value, settings in tqdm(runs, desc="frontier", unit="fit"):
         rows.append({"rule": rule, "value": value, **_tried(profile, cell, settings)})
     return pd.DataFrame(rows)
 
@@ -236,7 +236,7 @@ def ambiguities(profile: Profile) -> pd.DataFrame:
     Accuracies in percent on test pictures, `measured`; distortion is that of the pictures as the classifier gets them.
     """
     rows = []
-    for cell in tqdm(featured(profile), desc="open questions", unit="cell", disable=None):
+    for cell in tqdm(featured(profile), desc="open questions", unit="cell"):
         for question, choices in ((f.__name__.strip("_").replace("_", " "), f(profile, cell)) for f in QUESTIONS):
             rows += [{"question": question, "choice": choice, **row} for choice, row in choices]
     return pd.DataFrame(rows)

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from dftlib import evaluation, figures, similarity
 from dftlib.classifiers import to_float
@@ -23,12 +23,17 @@ from dftlib.experiments import (
     cells,
     classifier,
     faces,
+    fit_cell,
     labels_of,
     published,
     rows_of,
+    settings_of,
+    test_rows,
+    under,
     unperturbed,
 )
 from dftlib.perturbation import BOXES, Perturbation
+from dftlib.progress import tqdm
 
 
 def outcomes(found: Iterable[Outcome]) -> pd.DataFrame:
@@ -154,7 +159,7 @@ def classifier_accuracy(profile: Profile) -> pd.DataFrame:
         runs += [(scratch, name, "Gender") for name in profile.datasets]
     protocol, seed = profile.protocols[0], profile.seeds[0]
     rows = []
-    for run, name, attribute in tqdm(runs, desc="classifiers", unit="classifier", disable=None):
+    for run, name, attribute in tqdm(runs, desc="classifiers", unit="classifier"):
         train = rows_of(run, name, attribute, "train", protocol, seed)
         majority = int(labels_of(run, name, attribute, train, protocol).double().mean() >= 0.5)
         for data in run.datasets:
@@ -238,6 +243,33 @@ def panel(o: Outcome) -> figures.Panel:
 def block(profile: Profile, o: Outcome) -> figures.Block:
     """An outcome with its faces, as Figure 5 takes it."""
     return figures.Block(panel(o), faces(profile, o.cell.data, o.cell.protocol), o.test_rows, o.perturbation)
+
+
+def glance(profile: Profile, cell: Cell, strength: float = 1.0, weight: float = 0.0) -> dict[str, Any]:
+    """Eight test pictures of a Gender cell, drawn at random, as `figures.examples` takes them; its title counts all of them.
+
+    strength: factor of N
+    weight:   of the distance, with which N was fitted; 0: the profile's own fit, within its limit on the PSNR
+    """
+    settings = settings_of(profile)
+    found = fit_cell(profile, cell, replace(settings, min_psnr=0.0, weight=weight) if weight else settings)
+    found = replace(found, n=strength * found.n)
+    data, test = faces(profile, cell.data, cell.protocol), test_rows(profile, cell)
+    model = classifier(profile, cell.model, cell.attribute, cell.protocol, cell.seed)
+    truth = labels_of(profile, cell.data, cell.attribute, test, cell.protocol)
+    scores = (unperturbed(profile, cell, cell.model, test), under(model, found, data.images[test]))
+    true = torch.stack([s.gather(1, truth[:, None])[:, 0] for s in scores])
+    before, after = (100 * (true > 0.5).double().mean(1)).tolist()
+    rows = figures.some_faces(data, test, 8, cell.seed)
+    images = torch.from_numpy(data.images[rows])
+    changed = found.apply_uint8(images)
+    psnr = similarity.psnr(images / 255, changed / 255).mean().item()
+    return {
+        "before": images,
+        "after": changed,
+        "true": true[:, np.searchsorted(test, rows)],
+        "title": f"{cell.title}: of {len(test):,} pictures {before:.1f} % right before, {after:.1f} % after, at {psnr:.1f} dB",
+    }
 
 
 def published_confusion(found: Sequence[Outcome]) -> list[NDArray[np.float64]]:

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from dftlib import config
 from dftlib.classifiers import Pictures, batches, to_float
 from dftlib.models import AttributeNet, Backbone, nnet
+from dftlib.progress import tqdm
 
 BATCH = 256
 
@@ -21,7 +21,7 @@ def features(body: Backbone, images: Pictures, device: torch.device) -> Tensor:
     """Features n x F of pictures n x 3 x H x W under a frozen backbone, float32 on the CPU."""
     body = body.eval().to(device)
     parts = list(batches(images))
-    return torch.cat([body(to_float(part, device)).cpu() for part in tqdm(parts, desc="features", disable=None, leave=False)])
+    return torch.cat([body(to_float(part, device)).cpu() for part in tqdm(parts, desc="features", leave=False)])
 
 
 def train_nnet(
@@ -115,7 +115,7 @@ def _descend(
     """Adam on cross-entropy over `batch(rows)`; leaves `net` as it was after the epoch with the best validation accuracy."""
     optimiser = torch.optim.Adam(net.parameters(), lr=learning_rate)
     best, kept = -1.0, copy.deepcopy(net.state_dict())
-    for epoch in tqdm(range(epochs), desc="training", unit="epoch", disable=None, leave=False):
+    for epoch in tqdm(range(epochs), desc="training", unit="epoch", leave=False):
         net.train()
         for rows in torch.from_numpy(config.rng(seed, epoch).permutation(len(labels))).split(BATCH):
             loss = F.cross_entropy(net(batch(rows)), labels[rows])

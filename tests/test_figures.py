@@ -290,7 +290,7 @@ def test_no_figure_lets_another_face_of_muct_through(seed: int) -> None:
 
 def test_people_are_shown_once_before_any_twice() -> None:
     data = faces()
-    chosen = figures._some(data, np.arange(len(data)), 30, 0)
+    chosen = figures.some_faces(data, np.arange(len(data)), 30, 0)
     assert len(set(data.subjects[chosen])) == 30
 
 

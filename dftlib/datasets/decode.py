@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from dftlib import store
 from dftlib.config import DataError
+from dftlib.progress import tqdm
 
 # Left, top, right, bottom as fractions of the picture: they put the face in the same place in every set.
 CROPS = {
@@ -121,7 +121,7 @@ def read_picture(path: Path) -> Image.Image:
 def in_threads(work: Callable[[range], None], count: int, title: str) -> None:
     """Calls `work` on chunks of 0 … count - 1; the first exception ends it."""
     chunks = [range(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]
-    with ThreadPoolExecutor() as pool, tqdm(total=count, desc=title, unit="picture", disable=None) as bar:
+    with ThreadPoolExecutor() as pool, tqdm(total=count, desc=title, unit="picture") as bar:
         for chunk, _ in zip(chunks, pool.map(work, chunks), strict=True):
             bar.update(len(chunk))
 

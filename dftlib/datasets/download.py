@@ -17,10 +17,10 @@ from pathlib import Path, PureWindowsPath
 
 import pooch
 import requests
-from tqdm import tqdm
 
 from dftlib.config import DataError
 from dftlib.models import VGGFACE_URL
+from dftlib.progress import tqdm
 from dftlib.store import whole
 
 TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two pieces of an answer
@@ -229,7 +229,7 @@ def _go_on(url: str, part: Path, checked: bool) -> None:
                 # a weak tag may stand for other bytes
                 note.write_text(tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified", ""))
             total = start + int(answer.headers.get("Content-Length", 0)) or None
-            with tqdm(desc=part.stem, initial=start, total=total, unit="B", unit_scale=True, disable=None) as bar:
+            with tqdm(desc=part.stem, initial=start, total=total, unit="B", unit_scale=True) as bar:
                 for piece in answer.iter_content(PIECE):
                     bar.update(file.write(piece))
 
@@ -254,12 +254,12 @@ def unpack(archive: Path, out: Path) -> None:
     """Unpacks a .zip or any tar into `out`; anything but a file or folder within it raises `ValueError` or tarfile's own."""
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as packed:
-            for info in tqdm(packed.infolist(), archive.name, unit="file", disable=None):
+            for info in tqdm(packed.infolist(), archive.name, unit="file"):
                 _check(info.filename, stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR))
                 packed.extract(info, out)
     else:
         with tarfile.open(archive, "r|*") as stream:
-            for member in tqdm(stream, archive.name, unit="file", disable=None):
+            for member in tqdm(stream, archive.name, unit="file"):
                 _check(member.name, member.isreg() or member.isdir())
                 stream.extract(member, out, filter="data")
 
