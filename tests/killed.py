@@ -33,7 +33,9 @@ def kill(process: subprocess.Popen[bytes], how: str) -> None:
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     if how == "Ctrl-C":
         os.killpg(process.pid, signal.SIGINT)
-        _, family = psutil.wait_procs(family, GRACE)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+        _, family = psutil.wait_procs(family[1:], GRACE)
     for member in family:  # stopped first, so that none sees another die
         _send(member, signal.SIGSTOP)
     for member in family:
