@@ -6,9 +6,10 @@ import re
 import socket
 import threading
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, NamedTuple, Self, cast
+from http.server import BaseHTTPRequestHandler
+from typing import Any, NamedTuple, cast
+
+from loopback import Loopback
 
 PAGE = b"<html>Quota exceeded</html>"
 
@@ -22,18 +23,17 @@ class Asked(NamedTuple):
     encoding: str
 
 
-class FileServer(ThreadingHTTPServer):
-    """`with FileServer(files) as server:` serves `server.url`/NAME until the end of the block, in threads of this process."""
+class FileServer(Loopback):
+    """`with FileServer(files) as server:` serves `server.url`/NAME until the end of the block, in threads of this process.
 
-    daemon_threads = True
+    Each request takes one of `faults`: '' answers, a status such as '404' fails, 'stall' stops in the middle of the answer, 'cut'
+    hangs up there, 'end' does so without having said how long the answer is, 'flip' sends a wrong byte, 'page' sends a web page,
+    'shift' a range that begins elsewhere.
+    """
 
     def __init__(self, files: dict[str, bytes] | None = None, faults: list[str] | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler, faults)
         self.files = files or {}
-        self.faults = faults or []
-        """One is taken by each request: '' answers, a status such as '404' fails, 'stall' stops in the middle of the answer,
-        'cut' hangs up there, 'end' does so without having said how long the answer is, 'flip' sends a wrong byte, 'page' sends a
-        web page, 'shift' a range that begins elsewhere."""
         self.ranges = True
         """Whether a range is heeded."""
         self.version = "ETag"
@@ -42,20 +42,6 @@ class FileServer(ThreadingHTTPServer):
         self.sent = 0
         """Bytes of files sent off, in all."""
         self.stalling = threading.Event()
-        self.over = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.over.set()
-        self.shutdown()
-        self.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -9,25 +9,24 @@ import socket
 import threading
 from collections.abc import Callable
 from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self, cast
+from http.server import BaseHTTPRequestHandler
+from typing import Any, cast
 
 import numpy as np
+from loopback import Loopback
 from numpy.typing import NDArray
 from PIL import Image
 
 Answer = Callable[[NDArray[np.uint8]], Any]
 
 
-class WebService(ThreadingHTTPServer):
+class WebService(Loopback):
     """`with WebService(answer) as service:` serves at `service.url` until the end of the block, in threads of this process.
 
     Takes {"images": [base64, …]} or multipart parts named `images`, pictures of one size, and replies `reply(rows)`, where rows
-    is `answer` of the pictures, uint8 n x H x W x 3, as a list.
+    is `answer` of the pictures, uint8 n x H x W x 3, as a list. Each request takes one of `faults`: '' answers, a status such as
+    '429' fails, 'stall' waits, 'close' hangs up at once, 'half' in the middle of the reply, 'garbage' replies what is no JSON.
     """
-
-    daemon_threads = True
 
     def __init__(
         self,
@@ -37,11 +36,8 @@ class WebService(ThreadingHTTPServer):
         key: str = "",
         delay: float = 0.0,
     ) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler, faults)
         self.answer = answer
-        self.faults = faults or []
-        """One is taken by each request: '' answers, a status such as '429' fails, 'stall' waits, 'close' hangs up at once, 'half'
-        in the middle of the reply, 'garbage' replies what is no JSON."""
         self.reply = reply
         self.key = key
         """The API key that every request must bring."""
@@ -56,20 +52,10 @@ class WebService(ThreadingHTTPServer):
         self.busiest = 0
         """The most requests under way at a time."""
         self.lock = threading.Lock()
-        self.over = threading.Event()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/classify"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.over.set()
-        self.shutdown()
-        self.server_close()
+        return f"{super().url}/classify"
 
 
 class _Handler(BaseHTTPRequestHandler):
