@@ -118,7 +118,9 @@ def as_scores(answer: Any, rows: int, classes: int, logits: bool, who: str) -> T
     if values.ndim == 1:
         values = torch.stack([torch.zeros_like(values) if logits else 1 - values, values], 1)
     if (count := values.shape[1]) != classes:
-        raise DataError(f"{who} answers with {count} classes where {classes} were expected: set `classes` to {count}.")
+        raise DataError(
+            f"{who} answers with {count} classes where {classes} were expected: set `classes` to {count}, or label some of each."
+        )
     if logits:
         return values.softmax(1).float()
     sums = values.sum(1, keepdim=True)

@@ -146,7 +146,10 @@ class VGGFace(Backbone):
 def _vggface_state(path: Path, template: dict[str, Tensor]) -> dict[str, Tensor]:
     """The file's tensors under torchvision's names; `DataError` for a missing, changed or foreign file."""
     if not path.is_file():
-        raise DataError(f"The VGGFace weights {path} are missing: fetch {VGGFACE_URL} and set the parameter 'weights'.")
+        raise DataError(
+            f"The VGGFace weights {path} are missing: call python -m dftlib.datasets download vggface --to {path.parent}, or set "
+            "the parameter 'weights' to the file."
+        )
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     pinned = path.with_name(path.name + ".sha256")

@@ -26,7 +26,9 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from web_service import WebService
 
-from dftlib.config import ROOT
+from dftlib import models
+from dftlib.command import sentence
+from dftlib.config import ROOT, DataError
 from dftlib.perturbation import Perturbation
 
 FIT = (
@@ -107,6 +109,11 @@ def misfit() -> None:
     torch.save({f"{name}.{kind}": torch.zeros(2) for name in ("conv1_1",) for kind in ("weight", "bias")}, "vgg_face_dag.pth")
 
 
+def small() -> None:
+    names = [*(f"conv{name}" for name in models.VGGFACE_CONVS), "fc6", "fc7", "fc8"]
+    torch.save({f"{name}.{kind}": torch.zeros(2) for name in names for kind in ("weight", "bias")}, "vgg_face_dag.pth")
+
+
 def changed() -> None:
     misfit()
     Path("vgg_face_dag.pth.sha256").write_text("0" * 64)
@@ -156,6 +163,8 @@ TABLE = [
     Row("a weight file that changed", PAPER, r"vgg_face_dag\.pth changed since its first use: .*", with_faces(changed)),
     Row("weights of another network", PAPER,
         r"vgg_face_dag\.pth is not a VGGFace weight file \(it has no .*", with_faces(misfit)),
+    Row("a weight of another shape", PAPER,
+        r"vgg_face_dag\.pth: \S+ has shape \(2,\), not \(64, 3, 3, 3\): fetch .*", with_faces(small)),
     Row("code in a weight file", PAPER, r"vgg_face_dag\.pth is not a VGGFace weight file: .*",
         with_faces(lambda: Path("vgg_face_dag.pth").write_bytes(pickle.dumps(Bomb())))),
     # perturbing a folder
@@ -175,6 +184,15 @@ TABLE = [
     Row("a picture that can't be read", PERTURB, r"photos/7\.png can't be read .*: fetch that picture again\.",
         with_photos(lambda: cut("photos/7.png")), 1),
     Row("an output that is no folder", PERTURB, "new is a file: name a new folder.", with_photos(lambda: Path("new").touch())),
+    # fetching, and the pages of executed notebooks
+    Row("terms that nobody accepts", "python -m dftlib.datasets download muct --to faces",
+        "Without a terminal nobody can accept .*"),
+    Row("an unwritable folder", "python -m dftlib.datasets download muct --to file/below --accept-licences",
+        r".*/file/below can't be read or written \(Not a directory\): name another place\.", lambda: Path("file").touch()),
+    Row("no executed notebook", "python -m dftlib.report empty --out site",
+        "empty holds no executed notebook: run make reproduce .*"),
+    Row("pages that aren't ours", f"python -m dftlib.report {ROOT}/notebooks --out photos",
+        ".*/photos holds files that aren't of a report: name a new or empty folder.", photos),
     # one's own classifier
     Row("a label file without a header", TUNE.format("m.onnx"),
         r"The first line of labels\.csv names the column 'file' 0 times: .*",
@@ -207,7 +225,9 @@ def call(command: str) -> tuple[int, str]:
     """Exit status and standard error of `python -m module …`, in this process."""
     _, _, module, *arguments = shlex.split(command)
     with contextlib.redirect_stderr(io.StringIO()) as error, contextlib.redirect_stdout(io.StringIO()):
-        status = importlib.import_module(module).main(arguments)
+        found = importlib.import_module(module)
+        found = importlib.import_module(f"{module}.__main__") if hasattr(found, "__path__") else found
+        status = found.main(arguments)
     return status, error.getvalue()
 
 
@@ -237,8 +257,9 @@ def test_is_said_in_one_sentence(row: Row, folder: Path) -> None:
 )
 def test_debug_shows_where_it_arose(row: Row) -> None:
     row.prepare()
-    with pytest.raises(Exception, match=row.said):
+    with pytest.raises((DataError, OSError)) as fault:
         call(f"{row.command} --debug")
+    assert re.fullmatch(row.said, sentence(fault.value))
 
 
 @pytest.mark.parametrize(

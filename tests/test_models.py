@@ -203,7 +203,7 @@ def test_a_list_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_weights_name_where_they_are(tmp_path: Path) -> None:
-    refused(tmp_path / "weights.pth", r"vgg_face_dag\.pth")
+    refused(tmp_path / "weights.pth", "python -m dftlib.datasets download vggface --to ")
 
 
 class Code:
