@@ -64,7 +64,8 @@ def _locked(path: Path) -> tuple[int, Path]:
     """A new temporary file beside `path`, locked for as long as this process lives."""
     while True:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without locks: nothing is swept there
+            fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:  # else it was swept away in the moment before it was locked
             return handle, Path(name)
         os.close(handle)

@@ -1,5 +1,7 @@
 """Artefacts are made once, found again by content, and never half written."""
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -101,6 +103,19 @@ def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
         first.write_text("first")
     assert path.read_text() == "first"
     assert files(tmp_path) == [".file-12345678.csv", "file.txt"]
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can tell there who still writes, so nothing is swept away."""
+
+    def without(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    (tmp_path / ".file-12345678.txt").touch()
+    with store.whole(tmp_path / "file.txt") as temporary:
+        temporary.write_text("after")
+    assert files(tmp_path) == [".file-12345678.txt", "file.txt"]
 
 
 def test_tensors_are_made_once() -> None:
