@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dftlib.config import ROOT
+from dftlib.config import ROOT, DataError
 
 
 def cache_folder() -> Path:
@@ -94,13 +94,17 @@ def digest(key: Mapping[str, Any], code: tuple[ModuleType, ...] = ()) -> str:
 def tensors(
     kind: str, key: Mapping[str, Any], make: Callable[[], dict[str, Tensor]], code: tuple[ModuleType, ...] = ()
 ) -> dict[str, Tensor]:
-    """The artefact `kind` of this `key`: read from the cache, or made, written whole, and returned (on the CPU)."""
+    """The artefact `kind` of this `key`: read from the cache, or made, written whole, and returned (on the CPU).
+
+    Raises `DataError` where the file in the cache is damaged.
+    """
     path = cache_folder() / kind / f"{digest(key, code)}.safetensors"
     if not path.is_file():
         made = {name: t.detach().cpu().contiguous() for name, t in make().items()}
         with whole(path) as temporary:
             save_file(made, temporary, metadata={"key": json.dumps(key, sort_keys=True, default=str)})
-    return load_file(path)
+    with _sound(path):
+        return load_file(path)
 
 
 def array(kind: str, key: Mapping[str, Any], make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -109,7 +113,16 @@ def array(kind: str, key: Mapping[str, Any], make: Callable[[], NDArray[np.uint8
     if not path.is_file():
         with whole(path) as temporary:
             np.save(temporary, make())
-    return np.load(path, mmap_mode="r")
+    with _sound(path):
+        return np.load(path, mmap_mode="r")
+
+
+@contextmanager
+def _sound(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, ValueError, EOFError) as error:
+        raise DataError(f"{path} in the cache is damaged ({error}): delete that file and call again.") from None
 
 
 def write_table(table: pd.DataFrame, name: str, profile: str) -> Path:

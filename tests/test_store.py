@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dftlib import store
+from dftlib.config import DataError
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +139,19 @@ def test_an_array_is_made_once_and_read_only() -> None:
         assert isinstance(found, np.memmap)
         assert not found.flags.writeable
         np.testing.assert_array_equal(found, np.arange(24).reshape(2, 3, 4))
+
+
+@pytest.mark.parametrize("save", ["tensors", "array"])
+@pytest.mark.parametrize("kept", [0, 20, -1])
+def test_a_damaged_artefact_is_named(save: str, kept: int) -> None:
+    call: Callable[..., object] = getattr(store, save)
+    call("kind", {}, getattr(Maker(), save))
+    (path,) = (p for p in store.cache_folder().rglob("*") if p.is_file())
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(DataError, match=f"{re.escape(str(path))} in the cache is damaged .*: delete that file and call again"):
+        call("kind", {}, getattr(Maker(), save))
+    path.unlink()
+    call("kind", {}, getattr(Maker(), save))
 
 
 def test_another_key_or_kind_is_another_file() -> None:
