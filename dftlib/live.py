@@ -19,8 +19,8 @@ def strength_and_weight(draw: Draw, weights: Sequence[float]) -> Figure | widget
     if not in_jupyter():
         return draw(1.0, 0.0)
     strength = widgets.FloatSlider(1.0, min=0.0, max=3.0, step=0.25, description="strength", continuous_update=False)
-    named = [("the profile's limit", 0.0), *((f"weight {w:g}", w) for w in weights)]
-    weight = widgets.SelectionSlider(options=named, description="fitted with", continuous_update=False)
+    named = [("own fit", 0.0), *((f"{w:g}", w) for w in weights)]
+    weight = widgets.SelectionSlider(options=named, description="weight", continuous_update=False)
     picture, said = widgets.Image(layout=widgets.Layout(max_width="1050px")), widgets.Label()
 
     def show(_change: object = None) -> None:

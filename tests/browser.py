@@ -28,14 +28,13 @@ SIZE = {"width": 1400, "height": 1000}
 
 @contextlib.contextmanager
 def jupyter_lab(folder: Path) -> Iterator[str]:
-    """The address of a JupyterLab server on `folder`, for as long as the block lasts."""
+    """The address of a JupyterLab server on `folder`, with a blank for a path, for as long as the block lasts."""
     token, port = os.urandom(16).hex(), 8899
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", f"--IdentityProvider.token={token}"]
     command += [
         "--allow-root",
         f"--ServerApp.root_dir={folder}",
         "--ServerApp.port_retries=0",
-        "--LabApp.check_for_updates_class=",
     ]
     with (folder / "jupyter.log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log, cwd=folder) as server:
         try:
@@ -45,14 +44,14 @@ def jupyter_lab(folder: Path) -> Iterator[str]:
                 with contextlib.suppress(requests.ConnectionError):
                     if requests.get(f"{url}/api/status", params={"token": token}, timeout=5).ok:
                         break
-            yield f"{url}/lab/tree/{{}}?token={token}&reset"
+            yield f"{url}/{{}}?token={token}"
         finally:
             server.terminate()
 
 
 def run(page: Page, path: Path, url: str, shots: Path) -> str:
     """Runs all cells of the notebook and returns what is wrong, or nothing; screenshots of its top and its end."""
-    page.goto(url.format(path.name))
+    page.goto(url.format(f"lab/tree/{path.name}") + "&reset")
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=START * 1000)
     page.wait_for_selector("text=Python 3 (ipykernel) | Idle", timeout=START * 1000)
     before = nbformat.read(path, 4)
@@ -124,6 +123,8 @@ def main() -> int:
                 print(json.dumps({"notebook": path.stem, "seconds": round(time.monotonic() - begun), "wrong": wrong}), flush=True)
                 failed += bool(wrong)
                 page.close()
+                for session in requests.get(url.format("api/sessions"), timeout=START).json():
+                    requests.delete(url.format(f"api/sessions/{session['id']}"), timeout=START)
         browser.close()
     return int(failed > 0)
 

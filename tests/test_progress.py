@@ -68,7 +68,7 @@ def test_the_picture_follows_both_sliders(jupyter: None) -> None:
     assert size() == (2, 1)
     strength.value = 3
     assert size() == (4, 1)
-    assert [label for label, _ in weight.options] == ["the profile's limit", "weight 10", "weight 100"]
+    assert [label for label, _ in weight.options] == ["own fit", "10", "100"]
     weight.value = 100
     assert size() == (4, 2)
     assert said.value == ""
