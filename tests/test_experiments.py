@@ -130,7 +130,7 @@ def test_classifiers_at_home_and_away(few_faces: Profile) -> None:
 def test_a_vanished_weight_file_is_said(tmp_path: Path) -> None:
 
     lost = load_profile("paper", weights=str(tmp_path / "no.pth"))
-    with pytest.raises(DataError, match="are missing: call python -m dftlib.datasets download vggface"):
+    with pytest.raises(DataError, match=r"are missing: call python -m dftlib\.datasets download vggface"):
         experiments.body(lost)
 
 
