@@ -48,13 +48,15 @@ def execute(notebook: Path, out: Path, parameters: dict[str, Any]) -> None:
 
 
 def _parameters(files: list[Path], texts: list[str], values: list[list[str]], raw: list[list[str]]) -> dict[str, Any]:
+    """As papermill lays them over each other: files, YAML, values, texts, each in its order."""
     parameters: dict[str, Any] = {}
+    read = []
     for file in files:
         if not file.is_file():
             known = ", ".join(sorted(p.stem for p in file.parent.glob("*.yaml")))
             raise DataError(f"There is no profile {file}: choose one of {known or 'notebooks/profiles'}, or write it.")
-        texts = [file.read_text(), *texts]
-    for text in texts:
+        read.append(file.read_text())
+    for text in [*read, *texts]:
         if not isinstance(given := value(text), dict):
             raise DataError(f"{text!r} names no parameters: write 'name: value'.")
         parameters |= given

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from tqdm import notebook, std
+from tqdm import std
 
 
 def in_jupyter() -> bool:
@@ -13,5 +13,10 @@ def in_jupyter() -> bool:
 
 def tqdm(*items: Any, silent: bool = False, **options: Any) -> Any:
     """A bar with tqdm's own arguments; `silent` shows none."""
-    kind: Any = notebook.tqdm if in_jupyter() else std.tqdm
-    return kind(*items, disable=silent or (False if in_jupyter() else None), **options)  # None: unless this is a terminal
+    kind: Any = std.tqdm
+    quiet: bool | None = silent or None  # None: unless this is a terminal
+    if in_jupyter():
+        from tqdm import notebook  # it brings ipywidgets, which no command needs
+
+        kind, quiet = notebook.tqdm, silent
+    return kind(*items, disable=quiet, **options)

@@ -3,14 +3,17 @@
 import contextlib
 import errno
 import fcntl
+import fnmatch
 import glob
 import hashlib
 import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dftlib.config import ROOT, DataError
+
+LISTED = 10  # seconds
 
 
 def cache_folder() -> Path:
@@ -73,14 +78,22 @@ def _locked(path: Path) -> tuple[int, Path]:
 
 def _sweep(path: Path) -> None:
     """Removes what killed processes left of `path`: temporary files that nobody holds a lock on."""
-    for left in path.parent.glob(f".{glob.escape(path.stem)}-????????{glob.escape(path.suffix)}"):
-        with contextlib.suppress(OSError):  # another process was faster, or holds it
-            handle = os.open(left, os.O_RDWR)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                left.unlink()
-            finally:
-                os.close(handle)
+    of_path = f".{glob.escape(path.stem)}-????????{glob.escape(path.suffix)}"
+    for left in _lying(path.parent, int(time.monotonic() // LISTED)):
+        if fnmatch.fnmatchcase(left.name, of_path):
+            with contextlib.suppress(OSError):  # another process was faster, or holds it
+                handle = os.open(left, os.O_RDWR)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    left.unlink()
+                finally:
+                    os.close(handle)
+
+
+@lru_cache(maxsize=64)
+def _lying(folder: Path, _moment: int) -> list[Path]:
+    """Temporary files in `folder`; listed every `LISTED` seconds at most, as ten thousand photos may go to one folder."""
+    return list(folder.glob(".*-????????*"))
 
 
 def digest(key: Mapping[str, Any], code: tuple[ModuleType, ...] = ()) -> str:

@@ -26,6 +26,7 @@ from dftlib import models
 from dftlib.config import DataError
 from dftlib.datasets import __main__, download, load_dataset
 
+OUTSIDE = f"{tempfile.gettempdir()}/kit-evil"  # that no archive may write
 BLOB = np.random.default_rng(0).bytes(400_000)  # several pieces, and no archive
 
 
@@ -366,7 +367,7 @@ def special(kind: bytes, target: str = "") -> bytes:
 EVIL = {
     "up.tar.gz": tar({"jpg/../../evil": b"x"}),
     "up within.tar.gz": tar({"jpg/../jpg/evil": b"x"}),
-    "absolute.tar.gz": tar({"/tmp/kit-evil": b"x"}),
+    "absolute.tar.gz": tar({OUTSIDE: b"x"}),
     "backslash.tar.gz": tar({"jpg\\..\\..\\evil": b"x"}),
     "symlink.tar.gz": special(tarfile.SYMTYPE, "../../../evil"),
     "symlink absolute.tar.gz": special(tarfile.SYMTYPE, "/tmp"),
@@ -374,7 +375,7 @@ EVIL = {
     "device.tar.gz": special(tarfile.CHRTYPE),
     "pipe.tar.gz": special(tarfile.FIFOTYPE),
     "up.zip": zipped({"jpg/../../evil": b"x"}),
-    "absolute.zip": zipped({"/tmp/kit-evil": b"x"}),
+    "absolute.zip": zipped({OUTSIDE: b"x"}),
     "drive.zip": zipped({"C:/evil": b"x"}),
     "half.tar.gz": tar({"jpg/i000qa-fn.jpg": BLOB})[:200_000],
     "half.zip": zipped({"jpg/i000qa-fn.jpg": BLOB})[:200_000],
@@ -401,7 +402,7 @@ def test_a_damaged_or_malicious_archive_leaves_nothing(
     assert {p.parts[0] for p in (p.relative_to(to) for p in to.rglob("*"))} == {"muct", download.ACCEPTED}
     assert [p.name for p in (to / "muct").iterdir()] == [".jpg.unfinished"]
     assert [p.name for p in tmp_path.iterdir()] == ["to"]
-    assert not Path("/tmp/kit-evil").exists()
+    assert not Path(OUTSIDE).exists()
     assert not (to / "muct" / ".jpg.unfinished" / name).exists()
 
     server.files[name.replace(" ", "-")] = (zipped if name.endswith("zip") else tar)({"jpg/i000qa-fn.jpg": b"good"})

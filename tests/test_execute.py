@@ -40,6 +40,10 @@ def test_parameters_are_laid_over_each_other(notebook: Path) -> None:
     assert run(notebook, "-y", "count: 4", "-r", "does", "print(count)") == 0
     (cell,) = nbformat.read(notebook.parent / "out.ipynb", 4).cells[-1:]
     assert cell.outputs[0].text == "4\n"
+    (later := notebook.with_name("later.yaml")).write_text("count: 2\n")
+    assert run(notebook, "-f", str(file), "-f", str(later)) == 0
+    (cell,) = nbformat.read(notebook.parent / "out.ipynb", 4).cells[-1:]
+    assert cell.outputs[0].text == "2\n"
 
 
 def test_a_fault_of_the_input_is_one_sentence(notebook: Path, capsys: pytest.CaptureFixture[str]) -> None:
