@@ -17,13 +17,14 @@ numbered = $(foreach number,$(1),$(filter build/$(PROFILE)/$(number)_%,$(EXECUTE
 EXECUTED := $(call executed,$(LONGEST) $(filter-out $(LONGEST),$(NOTEBOOKS)))
 CODE := $(wildcard dftlib/*.py dftlib/datasets/*.py)
 
-.PHONY: reproduce executed tune install test bench report browser lab notebooks clean
+.PHONY: reproduce executed tune install test lowest bench gpu report browser lab notebooks clean
 .DELETE_ON_ERROR:
 
 # JOBS notebooks at a time, each on its part of the cores: faster than one notebook on all of them. They share the cache.
 reproduce: .venv/installed
 	@threads=$$(( $$(getconf _NPROCESSORS_ONLN) / $(JOBS) )); \
-		export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(( threads > 1 ? threads : 1 ))}; $(MAKE) --no-print-directory -j $(JOBS) executed
+		export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(( threads > 1 ? threads : 1 ))}; \
+		$(MAKE) --no-print-directory -j $(JOBS) $(if $(filter demo,$(PROFILE)),build/demo/glance) executed
 	@echo "Done: results/$(PROFILE), figures/$(PROFILE); executed notebooks in build/$(PROFILE)."
 
 executed: $(EXECUTED)
@@ -43,6 +44,10 @@ install: .venv/installed
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-compile --editable '.[test]'
 	@mv .venv/unfinished $@ && touch $@
+
+# The README's figure, first of all: who has just installed the kit sees within a minute what it is about.
+build/demo/glance: notebooks/profiles/demo.yaml $(CODE) | .venv/installed
+	@$(BIN)/python -m dftlib.glance && mkdir -p $(@D) && touch $@
 
 build/$(PROFILE)/%.ipynb: notebooks/%.ipynb $(wildcard notebooks/profiles/$(PROFILE).yaml) $(CODE) | .venv/installed
 	@echo "$*: begun"
@@ -64,8 +69,12 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
-	OMP_NUM_THREADS=1 DFT_CACHE=$(CURDIR)/build/test/cache DFT_OUTPUT=$(CURDIR)/build/test \
-		$(BIN)/pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=900 notebooks
+	OMP_NUM_THREADS=1 DFT_OUTPUT=$(CURDIR)/build/test $(BIN)/pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=900 notebooks
+
+# Notebook 03 as a processor with few vector instructions computes it: its checks must hold there too.
+lowest: .venv/installed
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 DFT_CACHE=$(CURDIR)/build/lowest/cache DFT_OUTPUT=$(CURDIR)/build/lowest \
+		$(BIN)/python -m dftlib.execute $(filter notebooks/03_%,$(NOTEBOOKS)) --out build/lowest/03.ipynb -f notebooks/profiles/demo.yaml
 
 # Measures this machine, on a GPU where there is one: results/benchmarks/MACHINE.csv and figures. Not with -j: it would measure that.
 # The peers have an environment of their own; nothing else needs them.
@@ -88,6 +97,13 @@ build/peers/installed: pyproject.toml tests/benchmarks/peers.txt | .venv/install
 	build/peers/bin/pip install --quiet --no-compile --editable .
 	build/peers/bin/pip install --quiet --no-compile --no-deps --requirement tests/benchmarks/peers.txt
 	@touch $@
+
+# On any machine with a CUDA card, in six minutes, offline: installs nothing, and takes the first python that has torch.
+gpu:
+	@for python in '$(PYTHON)' $(BIN)/python; do \
+		if $$python -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("torch"))' 2>/dev/null; then \
+			exec $$python tests/benchmarks/gpu.py --csv results/benchmarks/GPU.csv $(if $(DATA),--data '$(abspath $(DATA))'); fi; done; \
+		echo "Neither $(PYTHON) nor $(BIN)/python has torch: name one that has, as in make gpu PYTHON=python3.12." >&2; exit 2
 
 # Accepts new numbers: writes results/demo anew, then stores in the notebooks the outputs that compare with them.
 notebooks: .venv/installed

@@ -15,6 +15,11 @@ def check(claim: str, holds: object) -> None:
     print(f"PASS {claim}")
 
 
+def claim(text: str, holds: object) -> None:
+    """Prints whether a claim holds here: one whose margin is not twice what moves from machine to machine stops no run."""
+    print(f"{'holds' if bool(holds) else 'does not hold here'}: {text}")
+
+
 def same_as_stored(table: pd.DataFrame, name: str, profile: Profile, keys: list[str], tolerance: Mapping[str, float]) -> None:
     """Checks `table` against the committed results/PROFILE/NAME.csv: the same rows, and numbers within their tolerance.
 

@@ -36,6 +36,7 @@ class Profile:
     datasets: tuple[str, str, str]
     data_root: str  # folder that holds lfw/, celeba/, muct/; unused by the synthetic sets
     size: int  # pixels, height = width
+    align: str  # 'chip' (by landmarks) | 'crop' (one for all, eyes in the same place) | 'none' (the usual crop)
     backbone: str  # 'dlib_age' | 'vggface' | 'convnet'
     weights: str  # weight file of `vggface`
     protocols: tuple[str, ...]  # the first is the main one; Gender is reported under all
@@ -50,13 +51,16 @@ class Profile:
     distance: str  # 'mean' | 'sum'
     weight: float
     min_psnr: float  # decibels that N must leave; 0: no limit
+    temperature: float  # of the loss; 0: by the margins of the classifier's logits, 1: as printed
+    balance: bool  # weigh fitting pictures so that every class counts the same
     optimiser: str  # 'adam' | 'steepest'
     mirror: bool  # mirror half of the fitting pictures at random
     learning_rate: float
     batch_size: int
     inner_steps: int  # optimiser steps on one batch before the next is drawn
+    steps: int  # optimiser steps; 0: `epochs` passes over the fitting pictures
     epochs: int
-    patience: int  # epochs without a better validation accuracy before the fit stops
+    patience: int  # rounds (epochs, where `steps` is 0) without a better validation accuracy before the fit stops
     label_budgets: tuple[int, ...]  # labelled pictures that notebook 04 goes through
     label_draws: int  # times that a budget below 256 is drawn anew
     frontier_weights: tuple[float, ...]  # of the averaged distance, in notebook 05

@@ -8,7 +8,12 @@ stops is kept as far as it came, as NAME.stopped.ipynb. Exit status: 0 done, 1 a
 
 import builtins
 import logging
+import os
 import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ from traitlets.config import Config
 
 from dftlib.command import guarded, parser, value
 from dftlib.config import DataError
+from dftlib.progress import VARIABLE
 from dftlib.store import whole
 
 TRANSPORT = Config({"KernelManager": {"transport_encryption": "auto"}})  # others of the machine could listen to the ports
@@ -32,7 +38,7 @@ def execute(notebook: Path, out: Path, parameters: dict[str, Any]) -> None:
         raise DataError(f"There is no notebook {notebook}: name one of the folder notebooks.")
     stopped = out.with_name(f"{out.stem}.stopped.ipynb")
     try:
-        with whole(out) as temporary:
+        with whole(out) as temporary, _lines():
             try:
                 papermill.execute_notebook(notebook, temporary, parameters, progress_bar={"mininterval": 10}, config=TRANSPORT)
             except PapermillExecutionError:
@@ -45,6 +51,28 @@ def execute(notebook: Path, out: Path, parameters: dict[str, Any]) -> None:
             raise DataError(f"{error.evalue}: make room, or set what names that place elsewhere, and call again.") from error
         raise
     stopped.unlink(missing_ok=True)
+
+
+@contextmanager
+def _lines() -> Iterator[None]:
+    """Shows what bars in the kernel say (`progress.Lines`), as it comes, on the error output."""
+    with tempfile.NamedTemporaryFile("r") as file:
+        os.environ[VARIABLE], ended = file.name, threading.Event()
+
+        def show() -> None:
+            last = False
+            while not last:
+                last = ended.wait(1)
+                sys.stderr.write(file.read())
+
+        watcher = threading.Thread(target=show)
+        watcher.start()
+        try:
+            yield
+        finally:
+            del os.environ[VARIABLE]
+            ended.set()
+            watcher.join()
 
 
 def _parameters(files: list[Path], texts: list[str], values: list[list[str]], raw: list[list[str]]) -> dict[str, Any]:

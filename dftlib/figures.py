@@ -125,6 +125,24 @@ def samples(sets: Sequence[FaceDataset], per_class: int = 8, seed: int = 0, note
     return figure
 
 
+def mean_faces(rows: dict[str, Sequence[FaceDataset]], note: str = "") -> Figure:
+    """The mean of all faces of each set, a row a way of cutting them out; crosses mark where the eyes are on average."""
+    columns = len(next(iter(rows.values())))
+    side = min(PAGE / columns, 1.6)
+    with sheet(side * columns + 0.3, len(rows) * (side + 0.1) + 0.35, note) as figure:
+        for line, (way, sets) in zip(figure.subplots(len(rows), columns, squeeze=False), rows.items(), strict=True):
+            for ax, data in zip(line, sets, strict=True):
+                assert data.faces is not None
+                mean = data.images.mean(0) / 255
+                ax.imshow(mean.transpose(1, 2, 0), interpolation="lanczos", extent=(0, 1, 1, 0))
+                ax.plot(*data.faces.eyes.mean(0).T, "+", color="white", markersize=7, markeredgewidth=1)
+                ax.set(xticks=[], yticks=[0, 0.25, 0.5, 0.75, 1] if ax is line[0] else [])
+                if line is figure.axes[0] or way == next(iter(rows)):
+                    ax.set_title(f"{data.name}, {len(data):,} faces")
+            line[0].set_ylabel(f"{way}\nshare of the height")
+    return figure
+
+
 def perturbations(items: Sequence[tuple[str, Perturbation]], note: str = "") -> Figure:
     """Figure 3b: each N stretched to its largest value (grey is zero), and below it its luminance, on one scale for all."""
     side = PAGE / max(len(items), 3)

@@ -72,9 +72,12 @@ def main(argv: list[str] | None = None) -> int:
         found = fit(given.profile, {name: value(text) for name, text in given.p}, given.data, given.model, given.attribute)
         if first:
             found.save(given.out)
-            epoch, history = found.about["epoch"], found.about["history"]
-            share = history[epoch - 1]["val_accuracy"]
-            print(f"{given.out}: {100 * share:.1f} % of the validation pictures right, after epoch {epoch} of {len(history)}.")
+            best, history = found.about["epoch"], found.about["history"]
+            shares = [found.about["start"], *(h["val_accuracy"] for h in history)]
+            print(
+                f"{given.out}: {100 * shares[best]:.1f} % of the validation pictures right, {100 * shares[0]:.1f} % without N "
+                f"(round {best} of {len(history)})."
+            )
         if several:
             dist.barrier()  # gloo aborts in a process whose neighbour has already hung up
         return 0

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -74,7 +75,10 @@ def clip(images: Tensor, n: Tensor) -> Tensor:
 BOXES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"atanh": atanh, "printed": printed, "clip": clip}
 
 
-PROBE = 128  # pictures of a batch on which the limit on the distortion is measured
+POOL = 512  # fitting pictures on which the limit on the distortion is measured
+PROBED = 10  # steps from one measurement of it to the next
+MARGINS = 250  # fitting pictures whose margins set the temperature
+ROUNDS = 4  # into which `Settings.steps` are divided
 
 
 @dataclass(frozen=True)
@@ -85,13 +89,16 @@ class Settings:
     distance: str = "mean"
     weight: float = 1.0
     min_psnr: float = 0.0  # decibels that N must leave on average; 0: no limit
+    temperature: float = 1.0  # T of the loss, which is on logits / T; 0: 0.7 x the median margin of the logits at the start
+    balance: bool = False  # weigh fitting pictures so that every class counts the same
     optimiser: str = "adam"
-    mirror: bool = False  # mirror each fitting picture with probability 1/2, anew at every batch
+    mirror: bool = False  # flip each fitting picture with probability 1/2, anew at every batch
     learning_rate: float = 0.001
     batch_size: int = 800
     inner_steps: int = 16
+    steps: int = 0  # optimiser steps, in `ROUNDS` rounds; 0: `epochs` rounds, each of all batches of the fitting pictures
     epochs: int = 5
-    patience: int = 5
+    patience: int = 5  # rounds without a better validation accuracy before the fit stops
 
     def __post_init__(self) -> None:
         if self.box not in BOXES:
@@ -99,12 +106,22 @@ class Settings:
         for name in ("batch_size", "inner_steps", "epochs", "patience"):
             if getattr(self, name) < 1:
                 raise DataError(f"Parameter '{name}' must be 1 or more, not {getattr(self, name)}.")
+        for name in ("temperature", "steps"):
+            if getattr(self, name) < 0:
+                raise DataError(f"Parameter '{name}' must be 0 or more, not {getattr(self, name)}.")
         if self.distance not in ("mean", "sum"):
             raise DataError(f"There is no distance '{self.distance}': choose 'mean' or 'sum'.")
         if self.optimiser not in ("adam", "steepest"):
             raise DataError(f"There is no optimiser '{self.optimiser}': choose 'adam' or 'steepest'.")
         if self.min_psnr and self.box == "printed":
             raise DataError("The box map 'printed' changes pictures at N = 0 already: set min_psnr to 0, or another box map.")
+
+    def schedule(self, pictures: int) -> tuple[int, int]:
+        """Rounds, and draws of a batch in each (every draw takes `inner_steps` steps), for so many fitting pictures."""
+        if not self.steps:
+            return self.epochs, -(-pictures // self.batch_size)
+        rounds = min(ROUNDS, max(1, self.steps // self.inner_steps))
+        return rounds, max(1, round(self.steps / (rounds * self.inner_steps)))
 
 
 @dataclass(frozen=True)
@@ -163,17 +180,26 @@ class Perturbation:
         return loaded
 
 
-def objective(logits: Tensor, labels: Tensor, images: Tensor, z: Tensor, settings: Settings) -> Tensor:
+def objective(
+    logits: Tensor, labels: Tensor, images: Tensor, z: Tensor, settings: Settings, weights: Tensor | None = None
+) -> Tensor:
     """Equations 11 and 12: mean over pictures of max(0, 1 - y·P) + weight x distance, a scalar.
 
-    logits n x classes, labels n (int64), images and z n x 3 x H x W. `distance` is the squared Frobenius norm of X - Z,
-    summed over a picture's pixels ('sum', as printed) or averaged over them ('mean').
+    logits n x classes (already divided by the temperature), labels n (int64), images and z n x 3 x H x W, weights of the
+    pictures n. `distance` is the squared Frobenius norm of X - Z, summed over a picture's pixels ('sum', as printed) or
+    averaged over them ('mean').
     """
-    true = logits.softmax(1).gather(1, labels[:, None])
+    wrong = F.relu(1 - logits.softmax(1).gather(1, labels[:, None])[:, 0])
     squared = F.mse_loss(z, images)
     if settings.distance == "sum":
         squared = squared * images[0].numel()
-    return F.relu(1 - true).mean() + settings.weight * squared
+    return (wrong if weights is None else weights * wrong).mean() + settings.weight * squared
+
+
+def margin(logits: Tensor) -> float:
+    """Median distance of the two highest of logits n x classes: how sure a classifier is, either way."""
+    highest = logits.float().topk(2, dim=1).values
+    return float((highest[:, 0] - highest[:, 1]).median())
 
 
 class Steepest(torch.optim.Optimizer):
@@ -215,47 +241,76 @@ def fit(
     checkpoint: Path | None = None,
     start: Tensor | None = None,
 ) -> Perturbation:
-    """The perturbation found from N = 0 (or `start`, 3 x H x W), of the epoch best on validation (first of equals).
+    """The perturbation found from N = 0 (or `start`, 3 x H x W), of the round best on validation; the start is one of them.
 
-    images n x 3 x H x W (uint8, or float in [0, 1]) with labels n (int64 class indices); the same for validation. Every
-    batch is drawn once an epoch and takes `inner_steps` steps before the next. `checkpoint` names a file in which each
-    finished epoch is kept: a killed fit goes on from there, and ends as if it had not been killed. `about` of the result
-    holds the settings, the seed, the chosen epoch and the history. Raises `DataError` for labels of one class.
+    images n x 3 x H x W (uint8, or float in [0, 1]) with labels n (int64 class indices); the same for validation. Pictures
+    are drawn in random order, each batch for `inner_steps` steps, in rounds that end with the validation pictures; of equals
+    the first is kept, so N = 0 unless another is better. `checkpoint` names a file in which each finished round is kept: a
+    killed fit goes on from there, and ends as if it had not been killed. `about` of the result holds the settings, the
+    temperature, the seed, the accuracy at the start, the chosen round (0: the start) and the history of all. Raises
+    `DataError` for labels of one class.
 
     Within a torch.distributed process group each process takes its part of every batch and of the validation pictures, and
-    a step ends in one all-reduce of N's gradient (a limit on the distortion takes another of one number). All processes
-    give the same pictures and return the same perturbation: that of a single one, but for the rounding of sums.
+    a step ends in one all-reduce of N's gradient (a limit on the distortion takes another of one number every `PROBED`
+    steps). All processes give the same pictures and return the same perturbation: that of a single one, but for the
+    rounding of sums.
     """
     if len(labels.unique()) < 2:
         raise DataError("The fitting pictures have one class only: a perturbation needs labelled pictures of each class.")
     device, box = classifier.device, BOXES[settings.box]
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    some = np.sort(config.rng(seed, "pool").permutation(len(images))[:POOL])
+    pool = torch.as_tensor(images[some])[rank::processes].to(device)
     if processes == 1:  # resident on the device; of several, each process moves no more than its part of a batch
         images = torch.as_tensor(np.require(images, requirements="W") if isinstance(images, np.ndarray) else images).to(device)
     labels = labels.to(device)
+    counts = labels.bincount().double()
+    weight_of = (len(labels) / ((counts > 0).sum() * counts)).float() if settings.balance else None
     own = slice(rank, None, processes)
 
     def own_of(count: int) -> int:
         return len(range(rank, count, processes))
 
     n = (torch.zeros(images.shape[1:]) if start is None else start.clone())[None].to(device).requires_grad_()
-    steps = -(-len(images) // settings.batch_size) * settings.inner_steps
-    optimiser, schedule = _optimiser(n, settings, settings.epochs * steps)
+    temperature = settings.temperature or _temperature(classifier, box, to_float(images[some[:MARGINS]], device), n)
+    rounds, draws = settings.schedule(len(images))
+    steps = draws * settings.inner_steps
+    optimiser, schedule = _optimiser(n, settings, rounds * steps)
     history: list[dict[str, float]] = []
+    floor = 10 ** (settings.min_psnr / 10)
+    bent = torch.ones((), device=device)  # mean squared distance over the pool, by that of N itself
+
+    def accuracy() -> float:
+        found = Perturbation(n.detach()[0].cpu().clone(), settings.box)
+        parts = zip(batches(val_images[own]), batches(val_labels[own]), strict=True)
+        right = sum(int((classifier.scores(found.apply(x)).argmax(1) == torch.as_tensor(y)).sum()) for x, y in parts)
+        return _summed(torch.tensor(right, dtype=torch.float64, device=device)).item() / len(val_labels)
+
+    @torch.no_grad()
+    def measure() -> None:
+        parts = (to_float(x, device) for x in pool.split(64))
+        squared = sum((F.mse_loss(box(x, n), x, reduction="sum") for x in parts), n.new_zeros(()))
+        bent.copy_(_summed(squared) / (len(some) * n.numel()) / n.square().mean().clamp_min(1e-20))
+
+    @torch.no_grad()
+    def limit() -> None:
+        n.div_((bent * n.square().mean() * floor).sqrt().clamp_min(1))
+
     best = n.detach().clone()
     checkpoint = None if rank else checkpoint  # the first process reads and writes it, for all
     kept = [torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint and checkpoint.is_file() else None]
     if processes > 1:
         dist.broadcast_object_list(kept)
     if kept[0]:
-        n.data, best, history = kept[0]["n"].to(device), kept[0]["best"].to(device), kept[0]["history"]
+        n.data, best, history, first = kept[0]["n"].to(device), kept[0]["best"].to(device), kept[0]["history"], kept[0]["first"]
         optimiser.load_state_dict(kept[0]["optimiser"])
         schedule.load_state_dict(kept[0]["schedule"])
-    done = len(history) * steps
-    bar = tqdm(total=settings.epochs * steps, initial=done, desc="fit", unit="step", silent=rank > 0, leave=False)
-    while len(history) < settings.epochs and not _stalled(history, settings.patience):
+    else:
+        first = accuracy()
+    bar = tqdm(total=rounds * steps, initial=len(history) * steps, desc="fit", unit="step", silent=rank > 0, leave=False)
+    while len(history) < rounds and not _stalled(first, history, settings.patience):
         draw = config.rng(seed, len(history))
-        order = torch.from_numpy(draw.permutation(len(images)))
+        order = torch.from_numpy(_order(draw, len(images), draws * settings.batch_size if settings.steps else len(images)))
         losses, taken = torch.empty(steps, device=device), 0
         for rows in (order.to(device) if processes == 1 else order).split(settings.batch_size):
             part = own if rank < len(rows) else slice(1)  # with no picture left for it a process goes along, at weight 0
@@ -264,40 +319,50 @@ def fit(
             if settings.mirror:
                 turned = torch.from_numpy(np.flatnonzero(draw.random(len(rows))[part] < 0.5)).to(device)
                 x[turned] = x[turned].flip(3)
-            probed = min(PROBE, len(rows))
-            probe = x[: max(1, own_of(probed))]
+            weights = None if weight_of is None else weight_of[y]
             for _ in range(settings.inner_steps):
                 z = box(x, n)
-                loss = objective(classifier.logits(z), y, x, z, settings) * (own_of(len(rows)) / len(rows))
+                loss = objective(classifier.logits(z) / temperature, y, x, z, settings, weights) * (own_of(len(rows)) / len(rows))
                 (gradient,) = torch.autograd.grad(loss, n)
                 both = _summed(torch.cat([gradient.flatten(), loss.detach().view(1)]))
                 n.grad = both[:-1].view_as(n)
                 optimiser.step()
                 schedule.step()
-                if settings.min_psnr:
-                    with torch.no_grad():
-                        squared = F.mse_loss(box(probe, n), probe) * (own_of(probed) / probed)
-                        # to first order in N, whose scale this is
-                        n /= (_summed(squared) * 10 ** (settings.min_psnr / 10)).sqrt().clamp_min(1)
                 losses[taken], taken = both[-1], taken + 1
+                if settings.min_psnr:
+                    if taken % PROBED == 1:
+                        measure()
+                    limit()
                 bar.update()
-        found = Perturbation(n.detach()[0].cpu().clone(), settings.box)
-        parts = zip(batches(val_images[own]), batches(val_labels[own]), strict=True)
-        right = sum(int((classifier.scores(found.apply(x)).argmax(1) == torch.as_tensor(y)).sum()) for x, y in parts)
-        accuracy = _summed(torch.tensor(right, dtype=torch.float64, device=device)).item() / len(val_labels)
-        if accuracy > max((h["val_accuracy"] for h in history), default=-1.0):
+        if settings.min_psnr:
+            measure()  # of N within the limit: exact to second order, where each round ends
+            limit()
+        reached = accuracy()
+        if reached > max([first, *(h["val_accuracy"] for h in history)]):
             best = n.detach().clone()
-        history.append({"loss": losses.mean().item(), "val_accuracy": accuracy})
-        bar.set_postfix(val=f"{accuracy:.3f}")
+        history.append({"loss": losses.mean().item(), "val_accuracy": reached})
+        bar.set_postfix(val=f"{reached:.3f}")
         if checkpoint:
             with whole(checkpoint) as temporary:
-                state = {"optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
+                state = {"optimiser": optimiser.state_dict(), "schedule": schedule.state_dict(), "first": first}
                 torch.save({"n": n.data, "best": best, "history": history, **state}, temporary)
     bar.close()
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
-    epoch = max(range(len(history)), key=lambda e: history[e]["val_accuracy"]) + 1
-    return Perturbation(best[0].cpu(), settings.box, {**asdict(settings), "seed": seed, "epoch": epoch, "history": history})
+    reached_by = [first, *(h["val_accuracy"] for h in history)]
+    about = {"seed": seed, "fitted_at": temperature, "start": first, "epoch": int(np.argmax(reached_by)), "history": history}
+    return Perturbation(best[0].cpu(), settings.box, {**asdict(settings), **about})
+
+
+def _order(draw: np.random.Generator, pictures: int, wanted: int) -> NDArray[np.int64]:
+    """So many places of pictures, all of them in random order before any comes again."""
+    return np.concatenate([draw.permutation(pictures) for _ in range(-(-wanted // pictures))])[:wanted]
+
+
+@torch.no_grad()
+def _temperature(classifier: TorchClassifier, box: Callable[[Tensor, Tensor], Tensor], images: Tensor, n: Tensor) -> float:
+    """0.7 x the median margin: a classifier surer than that has hardly a gradient where it is wrong, and N no way there."""
+    return max(0.7 * margin(torch.cat([classifier.logits(box(x, n)) for x in images.split(64)])), 1e-6)
 
 
 def _summed(tensor: Tensor) -> Tensor:
@@ -307,6 +372,6 @@ def _summed(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _stalled(history: list[dict[str, float]], patience: int) -> bool:
-    accuracies = [h["val_accuracy"] for h in history]
+def _stalled(first: float, history: list[dict[str, float]], patience: int) -> bool:
+    accuracies = [first, *(h["val_accuracy"] for h in history)]
     return len(accuracies) > patience and max(accuracies[-patience:]) <= max(accuracies[:-patience])

@@ -32,6 +32,7 @@ CPU = torch.device("cpu")
 GRID = 8
 STRENGTHS = (1.0, 0.7, 0.5)  # of what a learner found, tried on one part in 24 of the budget each: what is found often overshoots
 CHECKED = 12  # one part in so many of the budget goes to pictures of validation, and as much again to the same ones with N
+GRADIENT_STEPS = 480  # of the fit by gradient, where there is one
 REPEATED = 8  # pictures sent twice, to see whether they are answered alike
 PROBE = 128  # fitting pictures on which the limit on the distortion is measured
 LIMIT = 6.0  # log-odds beyond which a surrogate isn't held to the answer's exact value
@@ -335,8 +336,8 @@ def fit(
     """
     if isinstance(classifier, TorchClassifier):
         how = Settings(
-            min_psnr=min_psnr, optimiser="steepest", mirror=True, learning_rate=0.03, batch_size=250, inner_steps=1, epochs=10,
-            patience=10,
+            min_psnr=min_psnr, temperature=0, optimiser="steepest", mirror=True, learning_rate=0.005, batch_size=25,
+            inner_steps=1, steps=GRADIENT_STEPS,
         )  # fmt: skip
         return perturbation.fit(classifier, images, labels, val_images, val_labels, how, seed)
     learner = learner or default(budget)

@@ -96,6 +96,22 @@ def _lying(folder: Path, _moment: int) -> list[Path]:
     return list(folder.glob(".*-????????*"))
 
 
+@contextmanager
+def once(path: Path) -> Iterator[bool]:
+    """Says whether `path` is still to be made; meanwhile other processes that want it wait, and find it."""
+    if path.is_file():
+        yield False
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        with contextlib.suppress(OSError):  # a file system without locks: two may make the same
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield not path.is_file()
+        finally:
+            path.with_suffix(".lock").unlink(missing_ok=True)
+
+
 def digest(key: Mapping[str, Any], code: tuple[ModuleType, ...] = ()) -> str:
     """Hex digest of a JSON-able key and of the source of the modules whose change makes an artefact stale."""
     hasher = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode())
@@ -112,10 +128,11 @@ def tensors(
     Raises `DataError` where the file in the cache is damaged.
     """
     path = cache_folder() / kind / f"{digest(key, code)}.safetensors"
-    if not path.is_file():
-        made = {name: t.detach().cpu().contiguous() for name, t in make().items()}
-        with whole(path) as temporary:
-            save_file(made, temporary, metadata={"key": json.dumps(key, sort_keys=True, default=str)})
+    with once(path) as missing:
+        if missing:
+            made = {name: t.detach().cpu().contiguous() for name, t in make().items()}
+            with whole(path) as temporary:
+                save_file(made, temporary, metadata={"key": json.dumps(key, sort_keys=True, default=str)})
     with _sound(path):
         return load_file(path)
 
@@ -123,9 +140,11 @@ def tensors(
 def array(kind: str, key: Mapping[str, Any], make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """As `tensors`, for one large array; it comes back memory-mapped and read-only."""
     path = cache_folder() / kind / f"{digest(key)}.npy"
-    if not path.is_file():
-        with whole(path) as temporary:
-            np.save(temporary, make())
+    with once(path) as missing:
+        if missing:
+            made = make()
+            with whole(path) as temporary:
+                np.save(temporary, made)
     with _sound(path):
         return np.load(path, mmap_mode="r")
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dftlib import evaluation, experiments, models, perturbation, similarity, store, training
+from dftlib import evaluation, experiments, models, perturbation, similarity, store, tables, training
 from dftlib.classifiers import TorchClassifier, batches, to_float
 from dftlib.config import Profile, device_of, dtype_of, rng
 from dftlib.experiments import CODE, Cell
@@ -58,9 +58,8 @@ def labelled(profile: Profile, cell: Cell, budget: int, draw: int) -> tuple[Rows
 def _schedule(profile: Profile, cell: Cell, count: int) -> Settings:
     """As many steps as with all labels, whatever the number of pictures: fewer pictures are gone through more often."""
     settings = experiments.settings_of(profile)
-    steps = -(-len(experiments.fit_rows(profile, cell)) // settings.batch_size) * settings.inner_steps
-    size = min(settings.batch_size, count)
-    return replace(settings, batch_size=size, inner_steps=max(1, round(steps / -(-count // size))))
+    rounds, draws = settings.schedule(len(experiments.fit_rows(profile, cell)))
+    return replace(settings, batch_size=min(settings.batch_size, count), steps=rounds * draws * settings.inner_steps)
 
 
 def _kept(make: Callable[[], Tensor], profile: Profile, cell: Cell, **key: Any) -> Tensor:
@@ -111,7 +110,7 @@ def by_all_layers(profile: Profile, cell: Cell, fit: Rows, val: Rows, **key: Any
     device, schedule = device_of(profile), _schedule(profile, cell, len(fit))
     net = copy.deepcopy(cast(models.AttributeNet, _model(profile, cell).net))
     known, known_val = ((_images(profile, cell, rows), _labels(profile, cell, rows)) for rows in (fit, val))
-    epochs = schedule.epochs * schedule.inner_steps
+    epochs = max(1, round(schedule.steps * schedule.batch_size / len(fit)))
     training.train_network(
         net, *known, *known_val, epochs, ALL_LAYERS_RATE, cell.seed, device, fresh=False, dtype=dtype_of(profile, device)
     )
@@ -154,7 +153,9 @@ def measured(profile: Profile, cell: Cell, after: Tensor, before: Tensor | None 
     was, now = (scores.argmax(1).numpy() == y for scores in (before, after))
     names = {k: v for k, v in asdict(cell).items() if k != "table"}
     subjects = experiments.faces(profile, cell.data, cell.protocol).subjects[test]
-    return {**names, **evaluation.compared(was, now, subjects), "auc": evaluation.roc_area(after, y)}
+    both = {"balanced_before": before, "balanced_after": after}
+    balanced = {name: 100 * evaluation.balanced_accuracy(scores, y) for name, scores in both.items()}
+    return {**names, **evaluation.compared(was, now, subjects), **balanced, "auc": evaluation.roc_area(after, y)}
 
 
 def combination(profile: Profile) -> pd.DataFrame:
@@ -179,7 +180,7 @@ def _rounds(profile: Profile, cell: Cell, way: str) -> Tensor:
     y, val_y = (_labels(profile, cell, rows) for rows in known)
     test_x = _images(profile, cell, experiments.test_rows(profile, cell))
     settings = experiments.settings_of(profile)
-    settings = replace(settings, epochs=max(1, settings.epochs // ROUNDS))
+    settings = replace(settings, steps=settings.steps // ROUNDS, epochs=max(1, settings.epochs // ROUNDS))
     body, device = experiments.body(profile), device_of(profile)
     model, found, after = _model(profile, cell), Perturbation(torch.zeros(x.shape[1:]), settings.box), []
     for number in range(ROUNDS):
@@ -207,10 +208,11 @@ def _compared(profile: Profile, cell: Cell, found: Perturbation) -> dict[str, fl
 
 
 def _tried(profile: Profile, cell: Cell, settings: Settings) -> dict[str, Any]:
-    """A cell fitted with other settings: what `measured` and `_compared` say, and the passes and epoch of the fit."""
+    """A cell fitted with other settings: what `measured` and `_compared` say, and the steps, round and temperature of the fit."""
     found = experiments.fit_cell(profile, cell, settings)
-    passes = {"passes": len(found.about["history"]), "epoch": found.about["epoch"]}
-    return {**measured(profile, cell, _scored(profile, cell, found, cell)), **_compared(profile, cell, found), **passes}
+    rounds, draws = settings.schedule(len(experiments.fit_rows(profile, cell)))
+    fit = {"steps": rounds * draws * settings.inner_steps, "epoch": found.about["epoch"], "temperature": found.about["fitted_at"]}
+    return {**measured(profile, cell, _scored(profile, cell, found, cell)), **_compared(profile, cell, found), **fit}
 
 
 def frontier(profile: Profile) -> pd.DataFrame:
@@ -231,7 +233,8 @@ def frontier(profile: Profile) -> pd.DataFrame:
 
 
 def ambiguities(profile: Profile) -> pd.DataFrame:
-    """A row per open question, choice and featured cell: box map, passes, strength of N, file format, other classifiers.
+    """A row per open question, choice and featured cell: alignment, box map, temperature of the loss, classes weighed alike,
+    steps, strength of N, file format, other classifiers.
 
     Accuracies in percent on test pictures, `measured`; distortion is that of the pictures as the classifier gets them.
     """
@@ -252,13 +255,31 @@ def _box_map(profile: Profile, cell: Cell) -> Choices:
         yield box, _tried(profile, cell, replace(own, box=box, min_psnr=limit))
 
 
-def _passes(profile: Profile, cell: Cell) -> Choices:
+def _alignment(profile: Profile, cell: Cell) -> Choices:
+    """Pictures and the classifier's training pictures cut alike, the classifier trained anew."""
+    for way, name in reversed(tables.alignments(profile).items()):
+        run = replace(profile, align=way)
+        before = experiments.unperturbed(run, cell, cell.model, experiments.test_rows(run, cell))
+        after = _scored(run, cell, experiments.fitted(run, cell), cell)
+        yield name, measured(run, cell, after, before)
+
+
+def _temperature(profile: Profile, cell: Cell) -> Choices:
+    for value, name in ((0.0, "by the margins"), (1.0, "1, as printed")):
+        yield name, _tried(profile, cell, replace(experiments.settings_of(profile), temperature=value))
+
+
+def _classes(profile: Profile, cell: Cell) -> Choices:
+    for balance, name in ((False, "as frequent as they are"), (True, "weighed alike")):
+        yield name, _tried(profile, cell, replace(experiments.settings_of(profile), balance=balance))
+
+
+def _steps(profile: Profile, cell: Cell) -> Choices:
     if cell.data != profile.datasets[2]:
         return  # the long fit is worth its time on the smallest data set, where it is likeliest to learn too much
-    own = experiments.settings_of(profile)
-    yield f"{own.epochs} passes", _tried(profile, cell, own)
-    yield f"{5 * own.epochs} passes", _tried(profile, cell, replace(own, epochs=5 * own.epochs, patience=5 * own.epochs))
-    yield "until validation stops", _tried(profile, cell, replace(own, epochs=5 * own.epochs, patience=5))
+    own = _schedule(profile, cell, len(experiments.fit_rows(profile, cell)))
+    for part in (0.25, 0.5, 1.0, 2.0):
+        yield f"{part:g} x", _tried(profile, cell, replace(own, steps=round(part * own.steps)))
 
 
 def _strength(profile: Profile, cell: Cell) -> Choices:
@@ -271,8 +292,14 @@ def _strength(profile: Profile, cell: Cell) -> Choices:
 
 def _file_format(profile: Profile, cell: Cell) -> Choices:
     o = experiments.outcome(profile, cell)
-    for name in ("after", "after_8bit", "after_jpeg95", "after_jpeg75"):
+    for name in ("after", "after_8bit", "after_jpeg95"):
         yield name.removeprefix("after_").replace("after", "float"), measured(profile, cell, o.scores[name])
+
+    def coarse() -> Tensor:
+        whole = o.perturbation.apply_uint8(_images(profile, cell, o.test_rows))
+        return _model(profile, cell).scores(evaluation.jpeg(whole, 75))
+
+    yield "jpeg75", measured(profile, cell, _kept(coarse, profile, cell, jpeg=75))
 
 
 def _other_classifier(profile: Profile, cell: Cell) -> Choices:
@@ -300,4 +327,4 @@ def _scored(run: Profile, other: Cell, found: Perturbation, cell: Cell) -> Tenso
     return _kept(lambda: experiments.under(_model(run, other), found, images), run, other, n=n, box=found.box)
 
 
-QUESTIONS = (_box_map, _passes, _strength, _file_format, _other_classifier)
+QUESTIONS = (_alignment, _box_map, _temperature, _classes, _steps, _strength, _file_format, _other_classifier)

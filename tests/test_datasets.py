@@ -26,6 +26,7 @@ from dftlib.datasets import (
     synthetic,
 )
 
+FRAMES = {"lfw": lfw.FRAME, "celeba": celeba.FRAME, "muct": muct.FRAME}
 DATA = os.environ.get("DFT_DATA", "")
 real = pytest.mark.skipif(not DATA, reason="DFT_DATA names no folder with the real data sets")
 MAKERS: dict[str, Callable[[Path], Path]] = {
@@ -66,14 +67,73 @@ def test_a_data_set_is_whole(root: Path, name: str, count: int, protocol: str) -
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_pictures_are_cropped_and_in_rgb(root: Path, name: str) -> None:
-    """The ramps of `faces_on_disk.noise`, red from left to right and blue from bottom to top, cut by the crop."""
-    faces = load_dataset(name, root, size=32)
+@pytest.mark.parametrize("way", ["none", "crop"])
+def test_pictures_are_cropped_and_in_rgb(root: Path, name: str, way: str) -> None:
+    """The ramps of `faces_on_disk.noise`, red from left to right and blue from bottom to top, cut by the crop.
+
+    Beyond a picture its edge goes on, and so does the end of the ramp.
+    """
+    faces = load_dataset(name, root, size=32, way=way)
     red, _, blue = faces.images.mean(0)
-    left, top, right, bottom = decode.CROPS[name]
+    left, top, right, bottom = FRAMES[name].crop if way == "crop" else FRAMES[name].picture
     at = np.array([0.5, 31.5]) / 32
-    np.testing.assert_allclose(red.mean(0)[[0, -1]], 30 + 190 * (left + at * (right - left)), atol=6)
-    np.testing.assert_allclose(blue.mean(1)[[0, -1]], 220 - 190 * (top + at * (bottom - top)), atol=6)
+    across, down = ((a + at * (b - a)).clip(0, 1) for a, b in ((left, right), (top, bottom)))
+    np.testing.assert_allclose(red.mean(0)[[0, -1]], 30 + 190 * across, atol=6)
+    np.testing.assert_allclose(blue.mean(1)[[0, -1]], 220 - 190 * down, atol=6)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_usual_crops_and_the_one_with_the_eyes_in_place_are_other_pictures(root: Path, name: str) -> None:
+    ways = {way: load_dataset(name, root, size=16, way=way) for way in ("chip", "crop", "none")}
+    assert (ways["chip"].images != ways["crop"].images).any()
+    assert (ways["crop"].images != ways["none"].images).any() == (name != "lfw")  # LFW's crop is what the others are cut after
+    assert (load_dataset(name, root, size=16).images == ways["chip"].images).all()
+    for faces in ways.values():
+        assert faces.faces is not None
+        assert faces.faces.images is faces.images
+        assert faces.faces.eyes.shape == (len(faces), 2, 2)
+        assert faces.faces.detected.shape == (len(faces),)
+        assert (faces.labels == ways["chip"].labels).all(axis=None)
+
+
+def test_beyond_a_picture_its_edge_goes_on(tmp_path: Path) -> None:
+    """Against the same box of a picture continued by hand and further, whose pixels the filter sees; one box for all or each."""
+    random = np.random.default_rng(0)
+    boxes = np.array([[-0.4, 0.1, 0.6, 0.9], [0.2, 0.3, 1.5, 1.1], [-0.2, -0.3, 1.3, 1.4], [0.1, 0.2, 0.9, 0.7]])
+    files = [f"{i}.png" for i in range(4)]
+    wanted = []
+    for file, box in zip(files, boxes, strict=True):
+        pixels = random.integers(0, 256, (30, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / file)
+        wide = Image.fromarray(np.pad(pixels, ((60, 60), (60, 60), (0, 0)), "edge"))
+        place = box * [40, 30, 40, 30] + 60
+        wanted.append(np.asarray(wide.resize((12, 9), Image.Resampling.LANCZOS, box=tuple(place.tolist()))))
+    found = decode.pictures("any", tmp_path, files, (9, 12), boxes).transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(found.astype(int), np.array(wanted, int), atol=3)
+    np.testing.assert_array_equal(found[:, 3:6, 4:8], np.array(wanted)[:, 3:6, 4:8])
+    for i in range(4):
+        np.testing.assert_array_equal(decode.pictures("any", tmp_path, files, (9, 12), boxes[i])[i].transpose(1, 2, 0), found[i])
+    Image.fromarray(np.full((30, 40, 3), 255, np.uint8)).save(tmp_path / files[0])
+    assert decode.pictures("any", tmp_path, files[:1], (9, 12), boxes[2]).min() == 255
+
+
+def test_a_signature_is_of_names_and_bytes_alone(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    a.write_bytes(b"first")
+    b.write_bytes(b"other")
+    first = decode.signature(tmp_path, ["a.jpg", "b.jpg"])
+    os.utime(a, (7, 7))
+    assert decode.signature(tmp_path, ["a.jpg", "b.jpg"]) == first
+    assert decode.signature(tmp_path, ["b.jpg", "a.jpg"]) != first
+    assert decode.signature(tmp_path, ["a.jpg"]) != first
+    stat = a.stat()
+    a.write_bytes(b"third")  # as long, and made to look as old
+    os.utime(a, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert decode.signature(tmp_path, ["a.jpg", "b.jpg"]) != first
+    a.write_bytes(b"other")
+    b.write_bytes(b"first")
+    swapped = decode.signature(tmp_path, ["b.jpg", "a.jpg"])
+    assert swapped not in (first, decode.signature(tmp_path, ["a.jpg", "b.jpg"]))
 
 
 def test_a_crop_doesnt_depend_on_the_size_of_the_picture(tmp_path: Path) -> None:
@@ -81,7 +141,7 @@ def test_a_crop_doesnt_depend_on_the_size_of_the_picture(tmp_path: Path) -> None
     pixels = np.random.default_rng(0).integers(0, 256, (109, 89, 3), np.uint8)
     Image.fromarray(pixels).save(small)
     Image.fromarray(pixels.repeat(2, 0).repeat(2, 1)).save(large)
-    a, b = decode.pictures("any", tmp_path, ["small.png", "large.png"], 8, decode.CROPS["celeba"]).astype(int)
+    a, b = decode.pictures("any", tmp_path, ["small.png", "large.png"], 8, celeba.FRAME.picture).astype(int)
     assert abs(a - b).max() <= 12
 
 
@@ -160,7 +220,7 @@ def test_attributes_come_with_whole_pictures(root: Path) -> None:
 
 
 def test_one_number_is_the_size_of_a_square(root: Path) -> None:
-    folder, crop = root / "celeba" / "img_align_celeba", decode.CROPS["celeba"]
+    folder, crop = root / "celeba" / "img_align_celeba", celeba.FRAME.picture
     square, pair = (decode.pictures("any", folder, ["000001.jpg"], size, crop) for size in (24, (24, 24)))
     assert (square == pair).all()
     wide, high = (decode.pictures("any", folder, ["000001.jpg"], size, crop) for size in ((8, 24), (24, 8)))
@@ -173,7 +233,7 @@ def test_one_number_is_the_size_of_a_square(root: Path) -> None:
 
 def test_shapes_and_crops_are_kept_apart(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, files = root / "celeba" / "img_align_celeba", ["000001.jpg"]
-    whole, part = (decode.pictures("any", folder, files, (16, 24), decode.CROPS[name]) for name in ("muct", "celeba"))
+    whole, part = (decode.pictures("any", folder, files, (16, 24), FRAMES[name].picture) for name in ("muct", "celeba"))
     assert (whole != part).any()
 
     def all_of_them() -> list[FaceDataset]:
@@ -192,11 +252,11 @@ def test_shapes_and_crops_are_kept_apart(root: Path, monkeypatch: pytest.MonkeyP
 def test_a_drawn_set_has_its_seven_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
     load = synthetic.load
 
-    def few(style: str, size: int, seed: int) -> FaceDataset:
-        return load(style, size, seed, subjects=5, per_subject=2)
+    def few(style: str, size: int, seed: int, way: str) -> FaceDataset:
+        return load(style, size, seed, way, subjects=5, per_subject=2)
 
     monkeypatch.setattr(synthetic, "load", few)
-    faces, wanted = load_attributes("press", "", (16, 16)), few("press", 16, 0)
+    faces, wanted = load_attributes("press", "", (16, 16)), few("press", 16, 0, "none")
     assert tuple(faces.labels) == ATTRIBUTES
     assert (faces.images == wanted.images).all()
     assert faces.images.shape == (10, 3, 16, 16)
@@ -270,7 +330,7 @@ def test_muct_originals_without_a_face_are_left_out(
 
     monkeypatch.setattr(muct, "largest_face", found)
     with caplog.at_level(logging.WARNING):
-        faces = load_dataset("muct", tmp_path, size=8)
+        faces = load_dataset("muct", tmp_path, size=8, way="none")
     assert "no face found in 2 of 43 pictures" in caplog.text
     assert muct.left_out(tmp_path) == blank
     assert len(faces) == len(faces.labels) == len(faces.split) == 41
@@ -294,7 +354,7 @@ def test_viola_jones_takes_the_largest_face() -> None:
 
     assert largest(3) == (100, 200, 150, 150)
     assert largest(1) == (5, 5, 90, 90)
-    assert muct.largest_face(cv2.CascadeClassifier(muct.CASCADE), np.zeros((640, 480), np.uint8)) is None
+    assert muct.largest_face(muct.viola_jones(), np.zeros((640, 480), np.uint8)) is None
 
 
 @pytest.mark.parametrize("name", MAKERS)

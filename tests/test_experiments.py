@@ -136,9 +136,9 @@ def test_a_vanished_weight_file_is_said(tmp_path: Path) -> None:
 
 def test_every_control_stands_beside_n(few_faces: Profile, outcome: Outcome) -> None:
     found = tables.controls(few_faces, [outcome]).set_index("control")
-    assert set(found.index) == {"before", "after", "oracle", *experiments.REMEDIES, *experiments.ON_N}
+    assert set(found.index) == {"unaligned", "before", "after", "oracle", *experiments.REMEDIES, *experiments.ON_N}
     row = outcome.row
-    for name in (*experiments.REMEDIES, *experiments.ON_N):
+    for name in ("unaligned", *experiments.REMEDIES):
         assert found.loc[name, "accuracy"] == pytest.approx(row[name])
     for ours, theirs in (
         ("over", "rise"),
@@ -149,14 +149,26 @@ def test_every_control_stands_beside_n(few_faces: Profile, outcome: Outcome) -> 
     ):
         assert found.loc["before", ours] == pytest.approx(row[theirs])
     assert (found[["over", "over_lo", "over_hi"]].loc["after"] == 0).all()
-    assert row["over_best"] == pytest.approx(row["after"] - max(row[name] for name in experiments.REMEDIES))
+    assert row["over_best"] == pytest.approx(row["after"] - max(row[name] for name in ("before", *experiments.REMEDIES)))
     assert found["balanced"]["after"] == pytest.approx(row["balanced_after"])
 
 
-def test_only_main_cells_pay_for_shuffled_labels(few_faces: Profile) -> None:
-    row = experiments.outcome(few_faces, replace(CELL, seed=1)).row
-    assert np.isnan(row["shuffled"])
-    assert not np.isnan(row["mean_picture"])
+def test_the_controls_on_n_are_those_scored_under_each(few_faces: Profile, outcome: Outcome) -> None:
+    found, cell = experiments.controlled(few_faces, outcome), outcome.cell
+    assert tuple(found) == experiments.ON_N
+    model = experiments.classifier(few_faces, cell.model, cell.attribute, cell.protocol, cell.seed)
+    images = experiments.faces(few_faces, cell.data, cell.protocol).images[outcome.test_rows]
+    flipped = replace(outcome.perturbation, n=-outcome.perturbation.n)
+    scores = experiments.under(model, flipped, images).numpy()
+    assert np.array_equal(found["flipped"], scores.argmax(1) == outcome.labels)
+
+
+def test_pictures_are_scored_as_their_set_usually_crops_them_too(few_faces: Profile, outcome: Outcome) -> None:
+    cell = outcome.cell
+    model = experiments.classifier(few_faces, cell.model, cell.attribute, cell.protocol, cell.seed)
+    loose = experiments.faces(replace(few_faces, align="none"), cell.data, cell.protocol).images[outcome.test_rows]
+    assert not np.array_equal(loose, experiments.faces(few_faces, cell.data, cell.protocol).images[outcome.test_rows])
+    torch.testing.assert_close(outcome.scores["unaligned"], model.scores(loose), atol=1e-4, rtol=0)
 
 
 def test_shuffled_labels_are_the_same_labels_dealt_anew(few_faces: Profile, monkeypatch: pytest.MonkeyPatch) -> None:

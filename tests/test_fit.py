@@ -28,7 +28,8 @@ STEEPEST = Settings(
 CASES = {
     "limit and mirror": STEEPEST,
     "one picture left for two processes": replace(STEEPEST, batch_size=20),
-    "batch larger than the probe": replace(STEEPEST, batch_size=200),
+    "batch of nearly all": replace(STEEPEST, batch_size=200),
+    "by steps": replace(STEEPEST, steps=30, temperature=0, balance=True),
     "the paper's": Settings(learning_rate=0.01, batch_size=8, inner_steps=2, epochs=3),
     "printed, summed": Settings(box="printed", distance="sum", learning_rate=0.01, batch_size=8, inner_steps=1, epochs=2),
 }
@@ -87,6 +88,8 @@ def test_several_processes_find_what_one_finds(both: tuple[dict[str, Perturbatio
     assert alone[case].n.abs().max() > 0.01
     torch.testing.assert_close(n, alone[case].n, rtol=0, atol=1e-5)
     assert [h["val_accuracy"] for h in about["history"]] == [h["val_accuracy"] for h in alone[case].about["history"]]
+    assert (about["start"], about["epoch"]) == (alone[case].about["start"], alone[case].about["epoch"])
+    assert about["fitted_at"] == pytest.approx(alone[case].about["fitted_at"], rel=1e-6)
     for one, other in zip(about["history"], alone[case].about["history"], strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
@@ -98,7 +101,7 @@ def test_every_process_has_the_same_bits(both: tuple[dict[str, Perturbation], li
 
 
 SMALL = [
-    *("-p", "n_train", "40", "-p", "n_val", "31", "-p", "n_fit", "41", "-p", "epochs", "1", "-p", "precision", "float32"),
+    *("-p", "n_train", "40", "-p", "n_val", "31", "-p", "n_fit", "41", "-p", "steps", "1", "-p", "precision", "float32"),
     *("--data", "webcam", "--model", "studio", "--attribute", "Gender"),
 ]
 
@@ -119,8 +122,10 @@ def test_the_command_fits_the_same_under_torchrun_and_a_notebook_finds_the_fit(
         cache, out = tmp_path / f"cache{processes}", tmp_path / f"{processes}.safetensors"
         done = run(cache, *SMALL, "--out", str(out), processes=processes)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("% of the validation pictures right, after epoch 1 of 1") == 1
         found.append(Perturbation.load(out))
+        after, before = found[-1].about["history"][0]["val_accuracy"], found[-1].about["start"]
+        said = f"{100 * max(before, after):.1f} % of the validation pictures right, {100 * before:.1f} % without N "
+        assert done.stdout.count(f"{out}: {said}(round {int(after > before)} of 1).\n") == 1
         kept = list((cache / "perturbations").iterdir())
         assert sorted(p.suffix for p in kept) == [".png", ".safetensors"]
         assert len(list((cache / "classifiers").iterdir())) == 1
@@ -128,7 +133,7 @@ def test_the_command_fits_the_same_under_torchrun_and_a_notebook_finds_the_fit(
 
     monkeypatch.setenv("DFT_CACHE", str(cache))
     monkeypatch.setattr(perturbation, "fit", lambda *_: pytest.fail("fitted once more"))
-    profile = load_profile("demo", n_train=40, n_val=31, n_fit=41, epochs=1, precision="float32")
+    profile = load_profile("demo", n_train=40, n_val=31, n_fit=41, steps=1, precision="float32")
     known = experiments.fitted(profile, Cell(5, "Gender", "webcam", "studio", "subject", 0))
     assert torch.equal(known.n, found[1].n)
 

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
-from dftlib import perturbation
+from dftlib import config, perturbation
 from dftlib.classifiers import Pictures, TorchClassifier
 from dftlib.config import DataError
 from dftlib.perturbation import BOXES, Perturbation, Settings, fit, objective
@@ -250,12 +250,157 @@ def test_half_of_the_pictures_are_mirrored(model: TorchClassifier) -> None:
 
 
 def test_a_fit_goes_on_from_a_given_n(model: TorchClassifier) -> None:
-    """With a rate of nothing it ends where it starts; and a second fit goes further than the first."""
+    """With a rate of nothing it ends where it starts; with one, one step from there."""
     data = (*toy(64, 0), *toy(64, 1))
     start = torch.full(tuple(data[0].shape[1:]), 0.25)
     still = fit(model, *data, Settings(batch_size=32, learning_rate=0.0, epochs=1), start=start)
     assert torch.equal(still.n, start)
+    step = Settings(batch_size=64, learning_rate=0.01, inner_steps=1, epochs=1)
+    moved = fit(Scripted([0, 10]), *data[:2], VALIDATION, ONES, step, start=start)
+    assert (moved.n - start).abs().max().item() == pytest.approx(0.01, rel=1e-4)
     assert torch.equal(start, torch.full_like(start, 0.25))
+
+
+Wide = NDArray[np.float64]
+
+
+def toys_logits(images: Wide) -> Wide:
+    """`Net` with a bias of 5, in numpy: n x 2."""
+    rows = images.mean((1, 3))
+    return np.stack([np.zeros(len(images)), 20 * (rows[:, : SIDE // 2].mean(1) - rows[:, SIDE // 2 :].mean(1)) - 5], 1)
+
+
+def boxed(images: Wide, n: Wide) -> Wide:
+    wanted: Wide = (np.tanh(np.arctanh(2 * images - 1) + n) + 1) / 2
+    return wanted
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3])
+def test_the_temperature_is_by_the_margin_at_the_start(model: TorchClassifier, strength: float) -> None:
+    """0.7 x the median distance of the two logits of the pictures, with the N that the fit starts from."""
+    images, labels = (part[:99] for part in TOY[:2])  # an odd number: the median is one of them
+    start = torch.zeros(3, SIDE, SIDE)
+    start[:, : SIDE // 2] = strength
+    logits = toys_logits(boxed(images.numpy() / 255, start.numpy().astype(np.float64)))
+    by_margin = dataclasses.replace(QUICK, temperature=0.0, epochs=1)
+    found = fit(model, images, labels, *TOY[2:], by_margin, start=start)
+    assert found.about["fitted_at"] == pytest.approx(0.7 * np.median(np.abs(logits[:, 1] - logits[:, 0])), rel=1e-5)
+    assert found.about["temperature"] == 0
+    fixed = fit(
+        model, images, labels, *TOY[2:], dataclasses.replace(by_margin, temperature=found.about["fitted_at"]), start=start
+    )
+    assert torch.equal(fixed.n, found.n)
+    assert fixed.about["fitted_at"] == fixed.about["temperature"]
+
+
+def test_the_margin_is_that_of_the_two_likeliest_classes() -> None:
+    logits = np.random.default_rng(0).normal(0, 3, (101, 5))
+    ordered = np.sort(logits, 1)
+    assert perturbation.margin(torch.from_numpy(logits)) == pytest.approx(np.median(ordered[:, -1] - ordered[:, -2]), rel=1e-5)
+
+
+@pytest.mark.parametrize("balance", [False, True])
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 7.0])
+def test_a_step_goes_down_the_slope_of_the_loss_at_its_temperature(temperature: float, balance: bool) -> None:
+    """One step of steepest descent against differences of the loss written out in numpy, three pictures in four of class 0."""
+    images = TOY[0][np.r_[0:90:2, 1:31:2]]
+    labels = torch.tensor([0] * 45 + [1] * 15)
+    x, y = images.numpy() / 255, labels.numpy()
+    weights = np.array([60 / 90, 60 / 30])[y] if balance else np.ones(60)
+    start = np.random.default_rng(0).normal(0, 0.2, (3, SIDE, SIDE)).astype(np.float32)
+
+    def loss(n: Wide) -> float:
+        z = boxed(x, n)
+        powers = np.exp(toys_logits(z) / temperature)
+        wrong = 1 - powers[np.arange(60), y] / powers.sum(1)
+        return float((weights * wrong).mean() + 3 * ((z - x) ** 2).mean())
+
+    settings = Settings(
+        weight=3, temperature=temperature, balance=balance, optimiser="steepest", learning_rate=0.001, batch_size=60,
+        inner_steps=1, steps=1,
+    )  # fmt: skip
+    found = fit(Scripted([0, 10]), images, labels, VALIDATION, ONES, settings, start=torch.from_numpy(start))
+    assert found.about["epoch"] == 1
+    slope = np.empty(start.shape)
+    for place in np.ndindex(start.shape):
+        more, less = start.astype(np.float64), start.astype(np.float64)
+        more[place] += 1e-4
+        less[place] -= 1e-4
+        slope[place] = (loss(more) - loss(less)) / 2e-4
+    step = found.n.numpy().astype(np.float64) - start
+    np.testing.assert_allclose(step, -0.001 * slope / np.sqrt((slope**2).mean()), atol=3e-6)
+
+
+def test_weighed_classes_are_fitted_as_if_the_rarer_one_were_there_more_often(model: TorchClassifier) -> None:
+    """Three pictures of class 1, or each of them four times, among twelve of class 0: the same fit."""
+    images, labels = (part[np.r_[0:24:2, 1:7:2]] for part in TOY[:2])
+    often = np.r_[0:12, np.tile(np.arange(12, 15), 4)]
+    wanted = dataclasses.replace(QUICK, weight=0.0, batch_size=24, inner_steps=6, epochs=2)
+    weighed = fit(model, images, labels, *TOY[2:], dataclasses.replace(wanted, balance=True))
+    oversampled = fit(model, images[often], labels[often], *TOY[2:], wanted)
+    neither = fit(model, images, labels, *TOY[2:], wanted)
+    assert weighed.about["epoch"] == oversampled.about["epoch"] > 0
+    torch.testing.assert_close(weighed.n, oversampled.n, rtol=0, atol=1e-4)
+    assert (weighed.n - neither.n).abs().max() > 1e-3
+    for one, other in zip(weighed.about["history"], oversampled.about["history"], strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+
+
+def test_classes_that_are_as_frequent_need_no_weights(model: TorchClassifier) -> None:
+    even, weighed = (fit(model, *TOY, dataclasses.replace(QUICK, balance=balance)) for balance in (False, True))
+    torch.testing.assert_close(even.n, weighed.n, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "pictures", "rounds", "draws"),
+    [
+        ({"epochs": 5, "batch_size": 800}, 1600, 5, 2),
+        ({"epochs": 5, "batch_size": 800}, 1601, 5, 3),
+        ({"steps": 480, "inner_steps": 1, "epochs": 7}, 10, 4, 120),
+        ({"steps": 480, "inner_steps": 1, "epochs": 7}, 10_000, 4, 120),
+        ({"steps": 480, "inner_steps": 16}, 10, 4, 8),  # 7.5 draws a round
+        ({"steps": 32, "inner_steps": 16}, 10, 2, 1),
+        ({"steps": 3, "inner_steps": 1}, 10, 3, 1),
+        ({"steps": 1, "inner_steps": 16}, 10, 1, 1),
+    ],
+)
+def test_the_schedule_of_a_fit(given: dict[str, Any], pictures: int, rounds: int, draws: int) -> None:
+    assert Settings(**given).schedule(pictures) == (rounds, draws)
+
+
+@given(steps=st.integers(1, 5000), inner=st.integers(1, 40))
+def test_about_as_many_steps_are_taken_as_were_asked_for(steps: int, inner: int) -> None:
+    """Half a batch a round more or less, in four rounds where there are as many batches."""
+    rounds, draws = Settings(steps=steps, inner_steps=inner).schedule(100)
+    assert rounds == min(4, max(1, steps // inner))
+    assert abs(rounds * draws * inner - steps) <= max(inner, rounds * inner / 2)
+
+
+@pytest.mark.parametrize(("steps", "batch", "each"), [(20, 4, {2}), (40, 10, {10}), (8, 2, {0, 1})])
+def test_steps_go_through_all_pictures_before_any_comes_again(steps: int, batch: int, each: set[int]) -> None:
+    """Ten pictures, told apart by their grey level, and how often each is seen in each of four rounds."""
+    images = torch.linspace(0.05, 0.95, 10).view(-1, 1, 1, 1).expand(10, 3, SIDE, SIDE)
+    model = Scripted([0] * 5)
+    seen: list[int] = []
+    logits = model.logits
+
+    def watched(shown: Tensor) -> Tensor:
+        seen.extend((shown.detach()[:, 0, 0, 0] * 10).int().tolist())
+        return logits(shown)
+
+    model.logits = watched  # type: ignore[method-assign]
+    fit(
+        model,
+        images,
+        torch.arange(10) % 2,
+        VALIDATION,
+        ONES,
+        Settings(learning_rate=0, steps=steps, batch_size=batch, inner_steps=1),
+    )
+    assert len(seen) == steps * batch
+    for part in np.array(seen).reshape(4, -1):
+        assert {int((part == level).sum()) for level in range(10)} == each
+        assert all(len(set(part[i : i + 10])) == len(part[i : i + 10]) for i in range(0, len(part), 10))
 
 
 def test_a_fit_leaves_the_network_alone(model: TorchClassifier) -> None:
@@ -270,23 +415,54 @@ def test_a_fit_leaves_the_network_alone(model: TorchClassifier) -> None:
 @pytest.mark.parametrize("box", ["atanh", "clip"])
 @pytest.mark.parametrize("limit", [25.0, 30.0, 35.0])
 def test_a_fit_keeps_the_limit_on_distortion(model: TorchClassifier, box: str, limit: float) -> None:
+    """A bias that takes more than the limit allows to mend, and one that takes less."""
     images, labels = TOY[:2]
     wanted = dataclasses.replace(QUICK, box=box, weight=0.0, min_psnr=limit, epochs=8, patience=8)
     free = fit(model, *TOY, dataclasses.replace(wanted, min_psnr=0.0))
-    held = fit(model, *TOY, wanted)
-    original = images.double() / 255
+    assert psnr(free, images) < limit - 1
+    for bias in (5.0, 2.4):
+        model = TorchClassifier(Net(bias))
+        held = fit(model, *TOY, wanted)
+        assert psnr(held, images) >= limit - 0.01
+        assert correct(model, held.apply(images), labels) >= correct(model, images, labels)
+    assert held.about["epoch"] > 0
+    assert correct(model, held.apply(images), labels) > 0.9
 
-    def mean_psnr(found: Perturbation) -> float:
-        squared = (found.apply(images).double() - original).square().mean((1, 2, 3))
-        return (-10 * squared.log10()).mean().item()
 
-    assert mean_psnr(free) < limit - 1
-    assert mean_psnr(held) >= limit - 0.3
-    assert correct(model, held.apply(images), labels) >= correct(model, images, labels)
+def psnr(found: Perturbation, images: Tensor) -> float:
+    """Of the mean squared distance over all pictures, which is at most the mean of theirs."""
+    original = images.numpy() / 255
+    return float(-10 * np.log10(((found.apply(images).numpy().astype(np.float64) - original) ** 2).mean()))
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "steepest"])
+@pytest.mark.parametrize("box", ["atanh", "clip"])
+def test_where_a_round_ends_the_limit_holds_on_the_pool(box: str, optimiser: str) -> None:
+    """Of 700 pictures, half of them with black and white pixels that cut N off; large steps push against the limit."""
+    images, labels = toy(700, 5)
+    images[::2, :, ::2] = images[::2, :, ::2].float().sub(115).mul(8).clamp(0, 255).to(torch.uint8)
+    pool = images[np.sort(config.rng(4, "pool").permutation(700)[: perturbation.POOL])]
+    wanted = dataclasses.replace(
+        QUICK,
+        box=box,
+        optimiser=optimiser,
+        weight=0.0,
+        min_psnr=24.0,
+        learning_rate=0.05,
+        batch_size=100,
+        inner_steps=1,
+        steps=60,
+    )
+    for rounds in range(1, perturbation.ROUNDS + 1):  # each of them is the best once
+        model = Scripted([0] * rounds + [9] + [0] * (perturbation.ROUNDS - rounds))
+        held = fit(model, images, labels, VALIDATION, ONES, wanted, seed=4)
+        assert held.about["epoch"] == rounds
+        assert 24 - 0.01 <= psnr(held, pool) < 24.5
+        assert psnr(held, images) == pytest.approx(psnr(held, pool), abs=0.3)
 
 
 class Scripted(TorchClassifier):
-    """A classifier whose validation accuracy follows a script, an epoch a number, in tenths of ten pictures."""
+    """A classifier whose validation accuracy follows a script, in tenths of ten pictures: at the start, after each epoch."""
 
     def __init__(self, tenths: list[int]) -> None:
         super().__init__(Net(bias=5.0))
@@ -305,19 +481,48 @@ ONES = torch.ones(10, dtype=torch.int64)
 
 
 def test_the_epoch_with_the_best_validation_is_kept() -> None:
-    model = Scripted([3, 7, 5, 7, 6])
+    model = Scripted([2, 3, 7, 5, 7, 6])
     found = fit(model, *TOY[:2], VALIDATION, ONES, QUICK)
-    assert found.about["epoch"] == 2
+    assert (found.about["start"], found.about["epoch"]) == (0.2, 2)
     assert [h["val_accuracy"] for h in found.about["history"]] == [0.3, 0.7, 0.5, 0.7, 0.6]
-    assert torch.equal(found.apply(VALIDATION), model.asked[1])
-    assert not torch.equal(found.apply(VALIDATION), model.asked[4])
+    assert torch.equal(found.apply(VALIDATION), model.asked[2])
+    assert not torch.equal(found.apply(VALIDATION), model.asked[5])
+
+
+def test_balanced_classes_weigh_as_if_each_were_drawn_as_often() -> None:
+    """The gradient of weighed pictures is that of a set in which the rarer class is repeated."""
+    logits = torch.randn(8, 2, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    labels = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1])
+    images = torch.zeros(8, 3, 2, 2)
+    weights = torch.tensor([8 / (2 * 6), 8 / (2 * 2)])[labels]
+    weighed = objective(logits, labels, images, images, Settings(), weights)
+    again = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 6, 7, 6, 7])
+    repeated = objective(logits[again], labels[again], images[again], images[again], Settings())
+    one, other = (torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in (weighed, repeated))
+    torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("settings", [QUICK, STEEP, dataclasses.replace(STEEP, steps=60)], ids=["adam", "steepest", "steps"])
+def test_where_no_round_is_better_there_is_no_perturbation(settings: Settings) -> None:
+    """As good isn't better; and a fit that goes on from some N keeps that one."""
+    wanted = dataclasses.replace(settings, epochs=4)
+    found = fit(Scripted([7, 3, 7, 6, 7]), *TOY[:2], VALIDATION, ONES, wanted)
+    assert (found.about["start"], found.about["epoch"]) == (0.7, 0)
+    assert len(found.about["history"]) == 4
+    assert not found.n.any()
+    assert torch.equal(found.apply_uint8(VALIDATION), VALIDATION)
+    start = torch.full((3, SIDE, SIDE), 0.01)
+    kept = fit(Scripted([7, 3, 7, 6, 7]), *TOY[:2], VALIDATION, ONES, wanted, start=start)
+    assert kept.about["epoch"] == 0
+    assert torch.equal(kept.n, start)
 
 
 @pytest.mark.parametrize(
     ("patience", "tenths", "epochs"),
-    [(2, [3, 7, 5, 6], 4), (1, [3, 3], 2), (5, [7, 6, 5, 4, 3, 2], 6), (2, [1, 2, 3, 4, 5, 6], 6)],
+    [(2, [0, 3, 7, 5, 6], 4), (2, [3, 7, 5, 6], 3), (1, [3, 3], 1), (5, [7, 6, 5, 4, 3, 2], 5), (2, [1, 2, 3, 4, 5, 6, 7], 6)],
 )
 def test_a_fit_stops_when_validation_gets_no_better(patience: int, tenths: list[int], epochs: int) -> None:
+    """The start counts as the round before the first."""
     model = Scripted(tenths)
     found = fit(model, *TOY[:2], VALIDATION, ONES, dataclasses.replace(QUICK, epochs=6, patience=patience))
     assert len(found.about["history"]) == epochs
@@ -369,6 +574,24 @@ def test_a_killed_fit_ends_as_if_it_had_not_been_killed(
     assert list(tmp_path.iterdir()) == []
 
 
+BY_STEPS = dataclasses.replace(STEEP, steps=48, temperature=0.0, balance=True, batch_size=70)
+
+
+@pytest.mark.parametrize("step", [1, 7, 14, 31, 49])
+def test_a_killed_fit_by_steps_ends_as_if_it_had_not_been_killed(model: TorchClassifier, tmp_path: Path, step: int) -> None:
+    """Two calls for the temperature, then four rounds of twelve: killed before, in the first, between, and at the last step."""
+    part, data = tmp_path / "n.part", (TOY[0][:100], TOY[1][:100], *TOY[2:])
+    undisturbed = fit(model, *data, BY_STEPS, seed=3)
+    assert len(undisturbed.about["history"]) == 4
+    with pytest.raises(KilledError):
+        fit(Mortal(step), *data, BY_STEPS, seed=3, checkpoint=part)
+    assert part.exists() == (step >= 14)
+    resumed = fit(model, *data, BY_STEPS, seed=3, checkpoint=part)
+    assert torch.equal(resumed.n, undisturbed.n)
+    assert resumed.about == undisturbed.about
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_fit_killed_twice_ends_the_same(model: TorchClassifier, tmp_path: Path) -> None:
     part = tmp_path / "n.part"
     for steps in (14, 25):
@@ -413,6 +636,8 @@ def test_labels_of_one_class_are_refused(model: TorchClassifier) -> None:
         ({"inner_steps": 0}, "inner_steps"),
         ({"epochs": 0}, "epochs"),
         ({"patience": 0}, "patience"),
+        ({"temperature": -0.5}, "Parameter 'temperature' must be 0 or more, not -0.5"),
+        ({"steps": -1}, "Parameter 'steps' must be 0 or more, not -1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], words: str) -> None:
@@ -576,3 +801,4 @@ def test_loading_runs_no_code(tmp_path: Path) -> None:
 def test_the_defaults_are_the_papers() -> None:
     s = perturbation.Settings()
     assert (s.learning_rate, s.batch_size, s.inner_steps, s.epochs) == (0.001, 800, 16, 5)
+    assert (s.temperature, s.balance, s.steps, s.min_psnr) == (1, False, 0, 0)

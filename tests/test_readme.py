@@ -6,12 +6,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from dftlib import scores_only
 from dftlib.config import ROOT
 
 README, RESULTS, BENCHMARKS = ((ROOT / folder / "README.md").read_text() for folder in (".", "results", "results/benchmarks"))
 HEADER = [
-    "| pictures | model | before | after | rise | best simple remedy | own classifier | PSNR | paper |",
+    "| pictures | model | usual crop | aligned | with N | rise by N | best simple remedy | own classifier | paper |",
     "|---|---|---|---|---|---|---|---|---|",
 ]
 
@@ -36,41 +35,18 @@ def _line(name: str, r: dict[Any, Any]) -> str:
     interval = f" [{r['rise_lo']:+.1f}, {r['rise_hi']:+.1f}]" if "best_remedy" in r else ""
     remedy = f"{r['after'] - r['over_best']:.1f}"
     remedy += f" ({r['best_remedy'].replace('_', ' ')})" if "best_remedy" in r else ""
-    ours = f"{r['before']:.1f} | {r['after']:.1f} | **{r['rise']:+.1f}**{interval} | {remedy} | {r['oracle']:.1f}"
-    return f"| {name} | {ours} | {r['psnr']:.1f} dB | {r['published_before']:.1f} → {r['published_after']:.1f} |"
+    ours = f"{r['unaligned']:.1f} | {r['before']:.1f} | {r['after']:.1f} | **{r['rise']:+.1f}**{interval} | {remedy}"
+    return f"| {name} | {ours} | {r['oracle']:.1f} | {r['published_before']:.1f} → {r['published_after']:.1f} |"
 
 
 def test_the_main_table_is_that_of_the_results() -> None:
     assert "\n".join(readme_table()) in README
 
 
-def test_every_gender_cell_rises_as_far_as_the_readme_says() -> None:
+def test_every_gender_cell_rises_and_leads_every_remedy() -> None:
     rows = pd.read_csv(ROOT / "results" / "small" / "table5_gender_inter.csv").query("protocol == 'subject'")
-    assert (rows["rise_lo"] > 0).all()
-    assert rows["rise"].mean() >= 20.1  # the paper's own mean rise over these cells
+    assert (rows[["rise_lo", "over_best_lo"]] > 0).all(axis=None)
     assert rows["psnr"].mean() >= 28
-
-
-def test_the_table_of_scores_only_is_that_of_the_results() -> None:
-    made = scores_only.summary(pd.read_csv(ROOT / "results" / "small" / "scores_only.csv")).query("data == 'muct'")
-    rows = {(r["learner"], r["told"], r["budget"]): r for r in made.to_dict("records")}
-    readme = RESULTS
-    shown = {
-        ("gradient", "gradients", 0): "| gradient fit, the same network opened | | {after:.1f} | |",
-        ("cma", "scores", 2500): "| CMA-ES | 2,500 | {after:.1f} | {share:.0%} |",
-        ("surrogate", "scores", 10000): "| surrogate in rounds | 10,000 | {after:.1f} | {share:.0%} |",
-        ("surrogate", "labels", 10000): "| surrogate, told no more than the class | 10,000 | {after:.1f} | {share:.0%} |",
-        (
-            "corrected spsa",
-            "scores",
-            10000,
-        ): "| SPSA with gradient correction, as in BlackVIP | 10,000 | {after:.1f} | {share:.0%} |",
-        ("one pass", "scores", 10000): "| one pass with a free N, as in AReS | 5,000 | {after:.1f} | none |",
-    }
-    for key, line in shown.items():
-        row = rows[key]
-        assert line.format(after=row["after"], share=row["share"]).replace("%", " %") in readme, key
-    assert f"| best threshold, no N | 2,230 | {made['threshold'].iloc[0]:.1f} | |" in readme
 
 
 def test_the_table_of_flips_is_that_of_the_results() -> None:
@@ -93,17 +69,10 @@ def test_what_the_readme_says_of_facial_attributes() -> None:
         errors[a] for a in ("Separate networks (Euclidean)", "MOON", "Separate networks (softmax)", "Trivial (majority class)")
     ]
     assert "err on {} % of attributes, MOON on {}, softmax on {}, the majority class on {}".format(*said) in readme
-    findings, samples, beyond = (stored(name) for name in ("scorecard_findings", "natural_samples", "fgs_beyond_label"))
+    findings, beyond = (stored(name) for name in ("scorecard_findings", "fgs_beyond_label"))
     assert f"has all {len(findings)} comparisons, `holds` for {findings['holds'].sum()})" in readme
     short, past = beyond["FGS, line-search"]
     assert f"flips {short:.0f} % of the right answers short of their label and {past:.2f} % of those beyond it" in readme
-    wrong, right = samples["mistakes"], samples["n_test"] - samples["mistakes"]
-    natural, mended, broken = ((samples[name] * of).sum() / of.sum() for name, of in (
-        ("natural", wrong), ("set_right", wrong), ("broken", right)))  # fmt: skip
-    assert f"{natural:.0f} % of the mistakes on test pictures are *natural adversarial samples*" in readme
-    assert f"sets right {mended:.0f} % of the mistakes and breaks {broken:.0f} % of the right answers" in readme
-    assert f"falls by {-samples['rise'].mean():.1f} points on average" in readme
-    assert not samples["recommended"].any()
 
 
 BENCH = pd.read_csv(ROOT / "results" / "benchmarks" / "amd-epyc-2-threads.csv")
@@ -176,18 +145,18 @@ def test_speeds_are_those_measured() -> None:
 def results_said() -> list[str]:
     """What the README says in words of what came out, with its numbers."""
     (glance,) = stored("table5_gender_inter", "demo").query("data == 'webcam' and model == 'studio'").to_dict("records")
-    behind = CARD.query("table == 5 and data == 'lfw'")["over_best"]
-    rounds = stored("combination").query("way == 'both'").groupby("data")["after"].last()
-    asked = scores_only.summary(stored("scores_only")).query("data == 'muct' and learner == 'surrogate' and told == 'scores'")
-    (most,) = asked[asked["budget"] == asked["budget"].max()].to_dict("records")
+    mean, lfw = CARD.query("table == 5").mean(numeric_only=True), CARD.query("table == 5 and data == 'lfw' and model == 'celeba'")
+    (off,) = lfw.to_dict("records")
     flips = stored("flippability").query("mode == 'line-search'").set_index("adversarial_type")
     share = flips[flips["loss"] == "Euclidean"]["pass_95"].to_dict()
     return [
         f"of {glance['n_test']} test pictures {glance['before']:.1f} % are right before and {glance['after']:.1f} % after",
-        f"though on LFW by {behind.mean():.0f} points only",
-        f"{rounds['muct']:.0f} % on MUCT, {rounds['lfw']:.0f} % on LFW",
-        f"with {most['budget']:,} pictures asked, a gender classifier that can't be opened goes from {most['before']:.1f} % to "
-        f"{most['after']:.1f} % on MUCT, {100 * most['share']:.0f} % of the rise that gradients would give",
+        f"gets {mean['unaligned']:.1f} % of such crops right, and {mean['before']:.1f} % of the same faces once they are aligned",
+        f"N within {stored('table5_gender_inter')['min_psnr'].iloc[0]:g} dB",
+        f"({mean['after']:.1f} % against {mean['oracle']:.1f} %)",
+        f"in all six cells, {mean['over_best']:.1f} points on average",
+        f"the CelebA classifier rises by {off['rise']:.1f} points while its balanced accuracy falls from "
+        f"{off['balanced_before']:.1f} to {off['balanced_after']:.1f} %",
         f"{share['FGS+']:.1f} % of right answers by FGS, {share['FFA+']:.1f} % by FFA",
     ]
 
@@ -198,18 +167,14 @@ def test_what_the_readme_says_in_words_is_what_came_out(claim: str) -> None:
 
 
 def test_what_the_readme_says_without_numbers() -> None:
-    budgets = stored("label_budget").query("all").pivot_table("after", ["attribute", "data"], "method")
-    assert len(budgets) == 5
-    assert (budgets["all layers"] > budgets["data"]).all()
-    both = stored("combination").groupby(["data", "way"])["after"].last().unstack()
-    assert (both["both"] > both[["data", "head"]].max(axis=1)).all()
-    main = CARD.query("table == 5")
-    assert (main[["rise_lo", "over_best"]] > 0).all(axis=None)
-    assert main["rise"].mean() >= (main["published_after"] - main["published_before"]).mean()
-    assert not stored("natural_samples")["recommended"].any()
-    women = stored("subgroups").query("group == 'women' and data == 'lfw' and model == 'celeba' and attribute == 'Gender'")
-    assert (women["rise"] < 0).all()
-    assert len(women)
+    eyes = stored("alignment").query("cut == 'the usual crops'")["line"]
+    assert eyes.max() - eyes.min() > 20
+    own = CARD.query("table == 2")["rise"]
+    assert own.between(2, 4.5).all()
+    assert CARD.query("table == 3")["rise"].between(1, 9).all()
+    rare = CARD.query("table == 6 and data == 'lfw' and attribute in ('Pale Skin', 'Bushy Eyebrows')").set_index("attribute")
+    assert float(rare["rise"]["Pale Skin"]) == 0
+    assert float(rare["over_best"]["Bushy Eyebrows"]) < 0
 
 
 def prose(text: str) -> str:
@@ -222,18 +187,13 @@ def test_the_readme_has_no_other_number() -> None:
     text = " ".join(re.sub(r"`[^`\n]*`", "", prose(README)).split())
     for claim in results_said():
         text = text.replace(claim, "")
-    known = ("Python 3.11 (3.11.4", "AAAI 2019", "Boult; 2018", "95 % interval", "Table 5", "Figures 9 and 10", "PASS at 0.95",
-             "CelebA's 40 attributes", "We had aimed at 80 %", "equation 5", "notebook 05", "notebook 02",
+    known = ("Python 3.11 (3.11.4", "AAAI 2019", "Boult; 2018", "95 % interval", "Table 5", "PASS at 0.95",
+             "N = 0 is kept", "notebooks 04 to 06", "equation 5", "notebook 05", "notebook 02",
              "uint8, N x 3 x H x W")  # fmt: skip
     for words in known:
         assert words in text, words
         text = text.replace(words, "")
     assert re.findall(r"[^ ]*\d[^ ]*", re.sub(r"\(\S+\.(?:md|png)\)", "", text)) == []
-
-
-def test_a_stranger_reads_it_in_a_few_minutes() -> None:
-    """Three, at 260 words a minute; tables and code are looked at, not read."""
-    assert len(prose(README).split()) < 800
 
 
 @pytest.mark.parametrize("folder", [".", "results", "results/benchmarks"])

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import drawn_eyes
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from dftlib.config import DRAWN, DataError
-from dftlib.datasets import synthetic
+from dftlib.datasets import align, synthetic
 from dftlib.datasets.base import ATTRIBUTES, SPLITS, FaceDataset
 from dftlib.datasets.synthetic import STYLES
 
@@ -68,8 +69,9 @@ def linear(sets: dict[str, FaceDataset], rows: dict[str, Tensor]) -> Linear:
 
 @pytest.mark.parametrize("size", [32, 45, 64])
 def test_shapes_and_types(size: int) -> None:
-    pictures, labels, who = synthetic.draw("press", 3, 7, size)  # more than one chunk, the last one short
+    pictures, labels, who, landmarks = synthetic.draw("press", 3, 7, size)  # more than one chunk, the last one short
     assert pictures.shape == (21, 3, size, size)
+    assert landmarks.shape == (21, 5, 2)
     assert pictures.dtype == torch.uint8
     assert tuple(labels.columns) == ATTRIBUTES
     assert (labels.dtypes == np.int8).all()
@@ -78,11 +80,11 @@ def test_shapes_and_types(size: int) -> None:
 
 
 def test_a_seed_fixes_every_byte() -> None:
-    first, labels, _ = synthetic.draw("studio", 10, 2, seed=5)
-    again, labels_again, _ = synthetic.draw("studio", 10, 2, seed=5)
-    assert torch.equal(first, again)
-    assert labels.equals(labels_again)
-    assert not torch.equal(first, synthetic.draw("studio", 10, 2, seed=6)[0])
+    first, again, other = (synthetic.draw("studio", 10, 2, seed=seed) for seed in (5, 5, 6))
+    assert torch.equal(first.pictures, again.pictures)
+    assert first.labels.equals(again.labels)
+    assert torch.equal(first.landmarks, again.landmarks)
+    assert not torch.equal(first.pictures, other.pictures)
 
 
 def test_drawing_leaves_torch_as_it_was() -> None:
@@ -117,6 +119,66 @@ def test_people_are_in_one_split_and_keep_what_is_theirs(sets: dict[str, FaceDat
         assert [int((faces.split == s).sum()) for s in SPLITS] == [480, 160, 160]
         assert len(set(faces.files)) == len(faces)
         assert faces.files[3] == f"{style}-0001-1"
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_landmarks_are_where_the_eyes_are_drawn(style: str) -> None:
+    """Irises that look straight ahead stand in the middle between the corners; the whites reach from corner to corner."""
+    p = drawn_eyes.latents(style, 16)
+    p["gaze"] = -4 / 3 * p["yaw"]  # the eyes turn back what the head turns
+    landmarks = synthetic._landmarks(p, 256)
+    iris = drawn_eyes.difference(drawn_eyes.irises(style, p, 256), 12)
+    opened = drawn_eyes.pair(style, p, "open", (p["open"], 1.8 * p["open"]), 256)
+    white = drawn_eyes.difference(opened, 12)
+    y, x = torch.meshgrid(torch.arange(256), torch.arange(256), indexing="ij")
+    for half, (outer, inner) in zip(drawn_eyes.halves(p, 256), ((2, 3), (0, 1)), strict=True):
+        corners = landmarks[:, [outer, inner]]
+        found = drawn_eyes.middle(iris * half) - corners.mean(1)
+        assert found.mean(0).tolist() == pytest.approx([0, -1], abs=1)  # of 256 pixels; irises are drawn one pixel higher
+        assert found.abs().max() < 2.5
+        across = corners[:, 0] - corners[:, 1]
+        width = across.norm(dim=1)
+        dx, dy = (x - corners[:, 1, 0, None, None], y - corners[:, 1, 1, None, None])
+        along = (dx * across[:, 0, None, None] + dy * across[:, 1, None, None]) / width[:, None, None]
+        seen = (white > 0) & half
+        assert (along.where(seen, torch.tensor(-1e9)).amax((1, 2)) - width).median().abs() < 1.5
+        assert along.where(seen, torch.tensor(1e9)).amin((1, 2)).median().abs() < 1.5
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_landmarks_have_the_nose_at_the_nostrils(style: str) -> None:
+    p = drawn_eyes.latents(style, 16)
+    noses = drawn_eyes.pair(style, p, "nose", (0.8 * p["nose"], 1.2 * p["nose"]), 256, flat=True)
+    found = drawn_eyes.middle(drawn_eyes.difference(noses, 3)) - synthetic._landmarks(p, 256)[:, 4]
+    assert found.mean(0).abs().max() < 2.5  # of 256 pixels
+    assert found.abs().max() < 4
+
+
+def test_a_picture_of_another_size_has_its_landmarks_in_the_same_place() -> None:
+    small, large = (synthetic.draw("webcam", 9, 2, size).landmarks for size in (32, 256))
+    torch.testing.assert_close((small + 0.5) / 32, (large + 0.5) / 256)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_set_is_cut_around_its_landmarks_or_as_drawn(style: str) -> None:
+    drawn = synthetic.draw(style, 5, 2, 48, seed=3)
+    chips, crops, plain = (synthetic.load(style, 48, 3, way, subjects=5, per_subject=2) for way in ("chip", "crop", "none"))
+    assert (plain.images == drawn.pictures.numpy()).all()
+    assert (crops.images == plain.images).all()
+    assert chips.labels.equals(plain.labels)
+    for image, picture, points in zip(chips.images, drawn.pictures, drawn.landmarks.double().numpy(), strict=True):
+        assert (image == align.chip(picture.permute(1, 2, 0).contiguous().numpy(), points, 48).transpose(2, 0, 1)).all()
+    assert chips.faces is not None
+    assert plain.faces is not None
+    assert chips.faces.detected.all()
+    assert chips.faces.images is chips.images
+    middles = (drawn.landmarks[:, 2:4].mean(1), drawn.landmarks[:, :2].mean(1))
+    np.testing.assert_allclose(plain.faces.eyes, (torch.stack(middles, 1) + 0.5) / 48, atol=1e-6)
+
+
+def test_an_unknown_way_of_cutting_is_refused() -> None:
+    with pytest.raises(DataError, match=r"no alignment 'chips': set 'align' to one of chip, crop, none\.$"):
+        synthetic.load("studio", 16, 0, "chips", subjects=5, per_subject=1)
 
 
 def test_unknown_style_names_the_styles() -> None:

@@ -179,10 +179,10 @@ def test_from_a_folder_and_a_web_service_to_perturbed_photos(tmp_path: Path) -> 
     """The service fails, limits its rate and stalls; it gets every picture once, but for the eight that are sent twice."""
     photos, box = tmp_path / "photos", scores_only.black_box()
     photos.mkdir()
-    drawn, labels, _ = synthetic.draw("webcam", 100, 1, 40)
-    for i, picture in enumerate(drawn):
+    drawn = synthetic.draw("webcam", 100, 1, 40)
+    for i, picture in enumerate(drawn.pictures):
         Image.fromarray(picture.permute(1, 2, 0).numpy()).save(photos / f"{i}.png")
-    rows = [f"{i}.png,{'male' if gender else 'female'}" for i, gender in enumerate(labels["Gender"])]
+    rows = [f"{i}.png,{'male' if gender else 'female'}" for i, gender in enumerate(drawn.labels["Gender"])]
     (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]))
 
     def gender(pictures: NDArray[np.uint8]) -> list[dict[str, float]]:
@@ -224,7 +224,7 @@ def test_from_a_folder_and_a_web_service_to_perturbed_photos(tmp_path: Path) -> 
     assert sorted(p.name for p in (tmp_path / "new").glob("*.png")) == sorted(f"{i}.png.png" for i in range(100))
     changed = np.asarray(Image.open(tmp_path / "new" / "7.png.png"))
     assert changed.shape == (40, 40, 3)
-    assert (changed != drawn[7].permute(1, 2, 0).numpy()).any()
+    assert (changed != drawn.pictures[7].permute(1, 2, 0).numpy()).any()
     for path in (p for p in tmp_path.rglob("*") if p.is_file()):
         assert KEY.encode() not in path.read_bytes(), path
     assert KEY not in said

@@ -11,20 +11,23 @@ __all__ = ["ATTRIBUTES", "SPLITS", "FaceDataset", "load_attributes", "load_datas
 FROM_DISK = {"lfw": lfw.load, "celeba": celeba.load, "muct": muct.load}
 
 
-def load_dataset(name: str, root: str | Path = "", size: int = 64, protocol: str = "subject", seed: int = 0) -> FaceDataset:
-    """The data set `name`, its pictures size x size, split by `protocol` ('subject' or 'paper') and `seed`.
+def load_dataset(
+    name: str, root: str | Path = "", size: int = 64, protocol: str = "subject", seed: int = 0, way: str = "chip"
+) -> FaceDataset:
+    """The data set `name`, its faces size x size, split by `protocol` ('subject' or 'paper') and `seed`.
 
+    way: 'chip' (aligned by landmarks), 'crop' (one crop for all, eyes in the same place) or 'none' (the usual crop of each set).
     `root` holds lfw/, celeba/ and muct/ in their own layouts; the drawn sets need none.
-    Raises `DataError` for an unknown name or protocol, and for anything missing or damaged on disk.
+    Raises `DataError` for an unknown name, protocol or way, and for anything missing or damaged on disk.
     """
     if name not in (known := (*FROM_DISK, *DRAWN)):
         raise DataError(f"There is no data set '{name}': choose one of {', '.join(known)}.")
     if protocol not in splits.PROTOCOLS:
         raise DataError(f"There is no protocol '{protocol}': choose one of {', '.join(splits.PROTOCOLS)}.")
     if name in DRAWN:
-        return synthetic.load(name, size, seed)
+        return synthetic.load(name, size, seed, way)
     _need_root(name, root)
-    return FROM_DISK[name](Path(root), size, protocol, seed)
+    return FROM_DISK[name](Path(root), size, protocol, seed, way)
 
 
 def _need_root(name: str, root: str | Path) -> None:
@@ -45,7 +48,7 @@ def load_attributes(name: str, root: str | Path, shape: tuple[int, int]) -> Face
         return celeba.load_all(Path(root), shape)
     if name not in DRAWN or shape[0] != shape[1]:
         raise DataError(f"Attributes of '{name}' at {shape[0]} x {shape[1]} can't be had: choose celeba, or a drawn set, square.")
-    return synthetic.load(name, shape[0], 0)
+    return synthetic.load(name, shape[0], 0, "none")
 
 
 def require_two_classes(dataset: FaceDataset, attribute: str) -> None:

@@ -1,6 +1,7 @@
 """`FaceDataset`: decoded pictures, labels, people and splits of one data set."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,18 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
+class Faces:
+    """Pictures uint8 N x 3 x H x W, and where the middles of their eyes are: N x 2 x 2, left and right, x and y as fractions.
+
+    `detected`: in which of the N pictures dlib's detector found the face; the others' is where faces of that set usually are.
+    """
+
+    images: NDArray[np.uint8]
+    eyes: NDArray[np.floating[Any]]
+    detected: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class FaceDataset:
     """One data set, decoded.
 
@@ -20,6 +33,7 @@ class FaceDataset:
     subjects: N strings, one person each
     split:    N of 'train', 'val', 'test'
     files:    N names, for messages and for figures
+    faces:    where the eyes are; None where nobody looked
     """
 
     name: str
@@ -28,6 +42,7 @@ class FaceDataset:
     subjects: NDArray[np.str_]
     split: NDArray[np.str_]
     files: NDArray[np.str_]
+    faces: Faces | None = None
 
     def __len__(self) -> int:
         return len(self.images)

@@ -14,10 +14,14 @@ from pathlib import Path
 import pandas as pd
 
 from dftlib.config import DataError
-from dftlib.datasets import decode
+from dftlib.datasets import align, decode
 from dftlib.datasets.base import ATTRIBUTES, SPLITS, FaceDataset
 
 COLUMNS = {a: a.replace(" ", "_") for a in ATTRIBUTES} | {"Gender": "Male"}
+
+
+# Of 89 x 109 pixels (the originals have 178 x 218).
+FRAME = align.framing((89, 109), face=(22, 45.5, 67, 91), crop=(19.57, 38.02, 69.34, 87.79), picture=(18, 30, 71, 83))
 
 
 def parse(root: Path, wanted: dict[str, str] | None = COLUMNS) -> pd.DataFrame:
@@ -55,14 +59,15 @@ def _of(labels: pd.DataFrame, path: Path, file: pd.Series, value: pd.Series) -> 
     return found
 
 
-def load(root: Path, size: int, _protocol: str, _seed: int) -> FaceDataset:
+def load(root: Path, size: int, _protocol: str, _seed: int, way: str = "chip") -> FaceDataset:
     """The official partition, under either protocol."""
     table = parse(root)
     folder = decode.need(root, "celeba", "celeba/img_align_celeba")
     files = table.index.to_numpy(str)
-    images = decode.pictures("celeba", folder, files.tolist(), size, decode.CROPS["celeba"])
+    faces = align.pictures("celeba", folder, files.tolist(), size, way, FRAME)
     labels = table[list(ATTRIBUTES)].reset_index(drop=True)
-    return FaceDataset("celeba", images, labels, table["subject"].to_numpy(str), table["split"].to_numpy(str), files)
+    subjects, split = (table[name].to_numpy(str) for name in ("subject", "split"))
+    return FaceDataset("celeba", faces.images, labels, subjects, split, files, faces)
 
 
 def load_all(root: Path, shape: tuple[int, int]) -> FaceDataset:

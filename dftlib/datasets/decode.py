@@ -1,10 +1,12 @@
 """Label tables and pictures, read from disk: every fault ends in a `DataError` that names the file."""
 
 import csv
+import hashlib
 import struct
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,12 +17,6 @@ from dftlib import store
 from dftlib.config import DataError
 from dftlib.progress import tqdm
 
-# Left, top, right, bottom as fractions of the picture: they put the face in the same place in every set.
-CROPS = {
-    "lfw": (36 / 125, 37 / 125, 89 / 125, 90 / 125),
-    "celeba": (18 / 89, 30 / 109, 71 / 89, 83 / 109),
-    "muct": (0.0, 0.0, 1.0, 1.0),
-}
 CHUNK = 64
 
 
@@ -86,21 +82,22 @@ def numbers(path: Path, table: pd.DataFrame, columns: list[str], allowed: Collec
     return values
 
 
-def signature(folder: Path, files: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Name, bytes and time of change of each picture; `DataError` tells how many aren't there, and the first."""
-    found, missing = [], []
-    for file in files:
-        try:
-            stat = (folder / file).stat()
-            found.append((file, stat.st_size, stat.st_mtime_ns))
-        except FileNotFoundError:
-            missing.append(file)
-    if missing:
+def signature(folder: Path, files: Sequence[str]) -> str:
+    """A digest of the names and the bytes of the pictures; `DataError` tells how many aren't there, and the first.
+
+    By content, not by time or size: two folders of one name may hold pictures of the same size and time.
+    """
+    if missing := [file for file in files if not (folder / file).is_file()]:
         raise DataError(
             f"{len(missing)} of the {len(files)} pictures that the labels list aren't in {folder}, the first is "
             f"{missing[0]}: unpack the whole data set there, or take the lines of those pictures out of the label file."
         )
-    return found
+
+    def of(file: str) -> bytes:
+        return hashlib.sha256(file.encode() + b"\0" + (folder / file).read_bytes()).digest()
+
+    with ThreadPoolExecutor() as pool:
+        return hashlib.sha256(b"".join(pool.map(of, files))).hexdigest()
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -126,32 +123,48 @@ def in_threads(work: Callable[[range], None], count: int, title: str) -> None:
             bar.update(len(chunk))
 
 
+Cut = Callable[[int, Image.Image], NDArray[np.uint8]]
+
+
+def cut(
+    name: str, folder: Path, files: Sequence[str], shape: tuple[int, int], part: Cut, key: Mapping[str, Any]
+) -> NDArray[np.uint8]:
+    """`part(i, picture)`, uint8 height x width x 3, of each picture: N x 3 x height x width, RGB, read-only, from the cache.
+
+    `key` says what `part` does. A missing, unreadable or truncated picture raises `DataError`.
+    """
+
+    def make() -> NDArray[np.uint8]:
+        out = np.empty((len(files), 3, *shape), np.uint8)
+
+        def work(chunk: range) -> None:
+            for i in chunk:
+                out[i] = part(i, read_picture(folder / files[i])).transpose(2, 0, 1)
+
+        in_threads(work, len(files), f"{name}: decode")
+        return out
+
+    return store.array("pictures", {**key, "shape": shape, "files": signature(folder, files)}, make)
+
+
 def pictures(
     name: str, folder: Path, files: Sequence[str], size: int | tuple[int, int], boxes: NDArray[np.float64] | tuple[float, ...]
 ) -> NDArray[np.uint8]:
     """The pictures, cropped and resized (Lanczos, antialiased): N x 3 x height x width, RGB, read-only, from the cache.
 
     size:  of a square picture, or height and width
-    boxes: left, top, right, bottom as fractions, for all (4 numbers) or for each (N x 4)
+    boxes: left, top, right, bottom as fractions, for all (4 numbers) or for each (N x 4); beyond a picture its edge goes on
     A missing, unreadable or truncated picture raises `DataError`.
     """
     boxes = np.asarray(boxes, float)
     height, width = (size, size) if isinstance(size, int) else size
+    each = np.broadcast_to(boxes, (len(files), 4))
 
-    def make() -> NDArray[np.uint8]:
-        out = np.empty((len(files), 3, height, width), np.uint8)
-        each = np.broadcast_to(boxes, (len(files), 4))
+    def part(i: int, picture: Image.Image) -> NDArray[np.uint8]:
+        box = each[i] * (picture.size * 2)
+        if outside := int(np.ceil(max(*-box[:2], *(box[2:] - picture.size), 0))):
+            picture = Image.fromarray(np.pad(np.asarray(picture), ((outside,) * 2, (outside,) * 2, (0, 0)), "edge"))
+            box = box + outside
+        return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS, box=tuple(box.tolist())))
 
-        def work(chunk: range) -> None:
-            for i in chunk:
-                picture = read_picture(folder / files[i])
-                left, top, right, bottom = each[i] * (picture.size * 2)
-                small = picture.resize((width, height), Image.Resampling.LANCZOS, box=(left, top, right, bottom))
-                out[i] = np.asarray(small).transpose(2, 0, 1)
-
-        in_threads(work, len(files), f"{name}: decode")
-        return out
-
-    # names are relative and the root isn't part of the key, so that a folder that was moved is still found
-    key = {"name": name, "size": size, "boxes": boxes.tolist(), "files": signature(folder, files)}
-    return store.array("pictures", key, make)
+    return cut(name, folder, files, (height, width), part, {"boxes": boxes.tolist()})

@@ -11,11 +11,15 @@ from pathlib import Path
 import pandas as pd
 
 from dftlib.config import DataError
-from dftlib.datasets import decode, splits
+from dftlib.datasets import align, decode, splits
 from dftlib.datasets.base import ATTRIBUTES, FaceDataset
 
 # LFW has 'Attractive' once for each sex; a picture with either of the two counts as Attractive.
 COLUMNS = {a: [a] for a in ATTRIBUTES} | {"Gender": ["Male"], "Attractive": ["Attractive Man", "Attractive Woman"]}
+
+
+# Of 125 x 125 pixels (the originals have 250 x 250, and the face in the same place).
+FRAME = align.framing((125, 125), face=(37.5, 43, 89.5, 91.5), crop=(36, 37, 89, 90), picture=(36, 37, 89, 90))
 
 
 def parse(root: Path) -> pd.DataFrame:
@@ -42,10 +46,10 @@ def parse(root: Path) -> pd.DataFrame:
     return labels.assign(subject=person).set_axis(file)
 
 
-def load(root: Path, size: int, protocol: str, seed: int) -> FaceDataset:
+def load(root: Path, size: int, protocol: str, seed: int, way: str = "chip") -> FaceDataset:
     table = parse(root)
     folder = decode.need(root, "lfw", "lfw/lfw-deepfunneled")
     files, subjects = table.index.to_numpy(str), table["subject"].to_numpy(str)
-    images = decode.pictures("lfw", folder, files.tolist(), size, decode.CROPS["lfw"])
+    faces = align.pictures("lfw", folder, files.tolist(), size, way, FRAME)
     split = splits.split(protocol, subjects, table["Gender"].to_numpy(), seed)
-    return FaceDataset("lfw", images, table[list(ATTRIBUTES)].reset_index(drop=True), subjects, split, files)
+    return FaceDataset("lfw", faces.images, table[list(ATTRIBUTES)].reset_index(drop=True), subjects, split, files, faces)

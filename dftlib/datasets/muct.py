@@ -7,21 +7,22 @@ have a digit there: not known). There are no other labels: -1.
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
-import cv2
-import cv2.data
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from dftlib import store
 from dftlib.config import DataError
-from dftlib.datasets import decode, splits
+from dftlib.datasets import align, decode, splits
 from dftlib.datasets.base import ATTRIBUTES, FaceDataset
 
 NAME = re.compile(r"i(\d{3})[a-z]{2}-([fm])([ng\d])\.jpg")
 CROPPED = 100  # pixels: a picture with a side below this is a face crop already (the originals are 480 x 640)
-CASCADE = cv2.data.haarcascades + "haarcascade_frontalface_default.xml"
+
+# Of the copies of 24 x 32 pixels. Originals have the box of Viola-Jones for all three.
+FRAME = align.framing((24, 32), face=(-1, 0, 27, 28), crop=(-1.31, -4.09, 27.78, 25), picture=(0, 0, 24, 32))
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,14 @@ def parse(root: Path) -> pd.DataFrame:
     return labels.assign(subject=table["subject"])
 
 
-def largest_face(detector: cv2.CascadeClassifier, grey: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
+def viola_jones() -> Any:
+    """OpenCV's detector for faces seen from the front."""
+    import cv2.data  # here, as few need it
+
+    return cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
+
+
+def largest_face(detector: Any, grey: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
     """Left, top, width, height of the largest face of an H x W picture in pixels, or None."""
     side = min(grey.shape) // 5  # no face of the originals is smaller; smaller finds are texture
     found = detector.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(side, side))
@@ -51,16 +59,16 @@ def largest_face(detector: cv2.CascadeClassifier, grey: NDArray[np.uint8]) -> tu
 
 
 def face_boxes(folder: Path, files: list[str]) -> NDArray[np.float64]:
-    """N x 4, left, top, right, bottom of the face as fractions of each picture, from the cache.
+    """N x 3 x 4, left, top, right, bottom as fractions of each picture, from the cache: `FRAME`'s face, crop and picture.
 
-    Viola-Jones on originals (a row of NaN where it finds no face); the whole of a picture that is a crop already.
+    All three by Viola-Jones on originals (a row of NaN where it finds no face).
     """
 
     def make() -> NDArray[np.uint8]:
-        out = np.full((len(files), 4), decode.CROPS["muct"])
+        out = np.tile(np.stack([FRAME.face, FRAME.crop, FRAME.picture]), (len(files), 1, 1))
 
         def work(chunk: range) -> None:
-            detector = cv2.CascadeClassifier(CASCADE)
+            detector = viola_jones()
             for i in chunk:
                 picture = decode.read_picture(folder / files[i])
                 if min(picture.size) >= CROPPED:
@@ -71,25 +79,26 @@ def face_boxes(folder: Path, files: list[str]) -> NDArray[np.float64]:
         decode.in_threads(work, len(files), "muct: find faces")
         return out.view(np.uint8)
 
-    return store.array("faces", {"files": decode.signature(folder, files)}, make).view(np.float64)
+    return store.array("faces", {"version": 2, "files": decode.signature(folder, files)}, make).view(np.float64)
 
 
 def left_out(root: Path) -> list[str]:
     """The pictures in which Viola-Jones finds no face: they aren't part of the data set."""
     files = parse(root).index.tolist()
-    return [f for f, box in zip(files, face_boxes(decode.need(root, "muct", "muct/jpg"), files), strict=True) if np.isnan(box[0])]
+    boxes = face_boxes(decode.need(root, "muct", "muct/jpg"), files)
+    return [file for file, box in zip(files, boxes, strict=True) if np.isnan(box).any()]
 
 
-def load(root: Path, size: int, protocol: str, seed: int) -> FaceDataset:
+def load(root: Path, size: int, protocol: str, seed: int, way: str = "chip") -> FaceDataset:
     table, folder = parse(root), decode.need(root, "muct", "muct/jpg")
     boxes = face_boxes(folder, table.index.tolist())
-    found = ~np.isnan(boxes[:, 0])
+    found = ~np.isnan(boxes[:, 0, 0])
     if not found.any():
         raise DataError(f"No face was found in any of the {len(table)} pictures of {folder}: unpack MUCT's archives there.")
     if not found.all():
         log.warning("MUCT: no face found in %d of %d pictures; they are left out.", (~found).sum(), len(table))
     table, boxes = table[found], boxes[found]
     files, subjects = table.index.to_numpy(str), table["subject"].to_numpy(str)
-    images = decode.pictures("muct", folder, files.tolist(), size, boxes)
+    faces = align.pictures("muct", folder, files.tolist(), size, way, align.Framing(*boxes.transpose(1, 0, 2)))
     split = splits.split(protocol, subjects, table["Gender"].to_numpy(), seed)
-    return FaceDataset("muct", images, table[list(ATTRIBUTES)].reset_index(drop=True), subjects, split, files)
+    return FaceDataset("muct", faces.images, table[list(ATTRIBUTES)].reset_index(drop=True), subjects, split, files, faces)

@@ -10,15 +10,18 @@ spread, + 1.5 with make-up - 1.2 with glasses + normal noise of spread 0.5; pres
 
 import sys
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dftlib import config, store
-from dftlib.datasets.base import ATTRIBUTES, FaceDataset
+from dftlib.datasets import align
+from dftlib.datasets.base import ATTRIBUTES, FaceDataset, Faces
 
 CHUNK = 16  # faces painted at once: larger tensors fall out of the processor's cache and take longer
 
@@ -146,7 +149,8 @@ def _inside(distance: Tensor, edge: float) -> Tensor:
 
 
 def _bump(x: Tensor, y: Tensor, sx: Tensor | float, sy: Tensor | float) -> Tensor:
-    return torch.exp(-((x / sx) ** 2) - (y / sy) ** 2)
+    # No less than e^-60, which no pixel shows: with subnormal numbers some processors take many times as long.
+    return torch.exp((-((x / sx) ** 2) - (y / sy) ** 2).clamp_(min=-60))
 
 
 def _blobs(b: int, channels: int, cells: int, side: int, g: torch.Generator, mode: str = "bicubic") -> Tensor:
@@ -310,8 +314,23 @@ def _render(p: dict[str, Tensor], s: Style, size: int, g: torch.Generator) -> Te
     lit = (lz - dx * p["lx"] - dy * p["ly"]).clamp(min=0) * (1 + dx.square() + dy.square()).rsqrt()
     person = torch.stack((head, cap, back, neck, body, ear, curtain)).amax(0)
     canvas *= (1 + person * (s.contrast[0] + s.contrast[1] * lit - 1))[:, None]
-    canvas += (0.25 * s.contrast[1] * head * (1 - cap) * lit.clamp(max=1).pow(14) * (1 - 0.4 * p["rough"]))[:, None]
+    canvas += (0.25 * s.contrast[1] * head * (1 - cap) * lit.clamp(0.01, 1).pow(14) * (1 - 0.4 * p["rough"]))[:, None]
     return _camera(canvas * p["cast"] * p["exposure"][:, None], s, gx, gy, g)
+
+
+def _landmarks(p: dict[str, Tensor], size: int) -> Tensor:
+    """Where `_render` puts the landmarks of `datasets.align`, N x 5 x 2 in pixels: the way of `fx`, `fy` there, back."""
+    apart, eyes = p["apart"], p["eyes"]
+    level = torch.full_like(apart, -0.2)
+    outer, inner = level - 0.3 * p["tilt"] * eyes, level + 0.3 * p["tilt"] * eyes
+    x = torch.cat((apart + eyes, apart - eyes, -apart - eyes, eyes - apart, torch.zeros_like(apart)), 1)[..., 0]
+    y = torch.cat((outer, inner, outer, inner, 0.07 + p["length"]), 1)[..., 0]
+    v = {name: p[name][..., 0] for name in ("yaw", "pitch", "skew", "roll", "scale", "right", "down")}
+    across = 2 * x / (1 + torch.sqrt(1 + v["yaw"] * x)) + 0.22 * v["yaw"]
+    down = y + v["pitch"] - v["skew"] * x
+    cos, sin = v["scale"] * torch.cos(v["roll"]), v["scale"] * torch.sin(v["roll"])
+    places = torch.stack((cos * across - sin * down + v["right"], sin * across + cos * down + v["down"]), 2)
+    return (places + 1) * size / 2 - 0.5
 
 
 def _camera(light: Tensor, s: Style, gx: Tensor, gy: Tensor, g: torch.Generator) -> Tensor:
@@ -335,10 +354,17 @@ def _soften(x: Tensor, sigma: float) -> Tensor:
     return F.conv2d(F.pad(x, (0, 0, reach, reach), mode="replicate"), taps.transpose(2, 3), groups=3)
 
 
-def draw(
-    style: str, subjects: int, per_subject: int, size: int = 64, seed: int = 0
-) -> tuple[Tensor, pd.DataFrame, np.ndarray[tuple[int], np.dtype[np.str_]]]:
-    """Pictures (uint8, N x 3 x size x size, N = subjects × per_subject), labels (int8, 0 or 1) and N subject ids."""
+class Drawn(NamedTuple):
+    """Pictures uint8 N x 3 x size x size, labels (N rows, int8, 0 or 1), N subject ids, landmarks N x 5 x 2 in pixels."""
+
+    pictures: Tensor
+    labels: pd.DataFrame
+    subjects: NDArray[np.str_]
+    landmarks: Tensor
+
+
+def draw(style: str, subjects: int, per_subject: int, size: int = 64, seed: int = 0) -> Drawn:
+    """N = subjects × per_subject faces, with their landmarks in the order of `datasets.align`."""
     if style not in STYLES:
         raise config.DataError(f"There is no synthetic face set '{style}': choose one of {', '.join(STYLES)}.")
     g = torch.Generator().manual_seed(int(config.rng(style, seed).integers(2**62)))
@@ -353,21 +379,38 @@ def draw(
             pictures[i : i + CHUNK] = _render(part, STYLES[style], size, g)
     finally:
         torch.set_num_threads(threads)
-    return pictures, labels, np.repeat([f"{style}-{i:04d}" for i in range(subjects)], per_subject)
+    subject = np.repeat([f"{style}-{i:04d}" for i in range(subjects)], per_subject)
+    return Drawn(pictures, labels, subject, _landmarks(latents, size))
 
 
-def load(style: str, size: int, seed: int, subjects: int = 500, per_subject: int = 6) -> FaceDataset:
-    """The set `style` with 60 % of its people in train, 20 % in val and 20 % in test."""
+def load(style: str, size: int, seed: int, way: str = "chip", subjects: int = 500, per_subject: int = 6) -> FaceDataset:
+    """The set `style` with 60 % of its people in train, 20 % in val and 20 % in test.
+
+    way: 'chip' (cut around their landmarks, as `datasets.align` does), 'crop' or 'none' (as drawn)
+    Raises `DataError` for another way.
+    """
+    align.require_way(way)
 
     def make() -> dict[str, Tensor]:
-        pictures, labels, _ = draw(style, subjects, per_subject, size, seed)
-        return {"pictures": pictures, "labels": torch.tensor(labels.to_numpy())}
+        made = draw(style, subjects, per_subject, size, seed)
+        return {"pictures": made.pictures, "labels": torch.tensor(made.labels.to_numpy()), "landmarks": made.landmarks.double()}
 
-    drawn = store.tensors("synthetic", {"arguments": (style, size, seed, subjects, per_subject)}, make, (sys.modules[__name__],))
+    def cut() -> dict[str, Tensor]:
+        whole = drawn["pictures"].permute(0, 2, 3, 1).contiguous().numpy()
+        chips = np.stack([align.chip(picture, p, size) for picture, p in zip(whole, points, strict=True)])
+        return {"pictures": torch.from_numpy(chips).permute(0, 3, 1, 2)}
+
+    arguments = {"arguments": (style, size, seed, subjects, per_subject)}
+    drawn = store.tensors("synthetic", arguments, make, (sys.modules[__name__],))
+    points, where = drawn["landmarks"].numpy(), (drawn["landmarks"].numpy() + 0.5) / size
+    if way == "chip":  # else as drawn: the eyes of all three sets are in one place already, but for pose
+        drawn |= store.tensors("synthetic", {**arguments, "way": way}, cut, (sys.modules[__name__], align))
+        where = align.on_chip(points, size)
     labels = pd.DataFrame(drawn["labels"].numpy(), columns=pd.Index(ATTRIBUTES))
     people = np.array([f"{style}-{i:04d}" for i in range(subjects)])
     order = config.rng(style, "split", seed).permutation(subjects)
     split = np.array(["train", "val", "test"])[np.digitize(order / subjects, [0.6, 0.8])]
     files = np.array([f"{name}-{i}" for name in people for i in range(per_subject)])
     who, split = np.repeat(people, per_subject), np.repeat(split, per_subject)
-    return FaceDataset(style, drawn["pictures"].numpy(), labels, who, split, files)
+    faces = Faces(drawn["pictures"].numpy(), align.eyes(where), np.ones(len(who), bool))
+    return FaceDataset(style, faces.images, labels, who, split, files, faces)

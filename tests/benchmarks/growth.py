@@ -66,7 +66,7 @@ def point(network: str, count: int, size: int) -> Point:
     config.seed_all(0)
     body = DlibAge() if network == "DlibAge" else ConvNet(size)
     model = Watched(AttributeNet(body, nnet(body.features)), at, config.dtype_of(profile, at))
-    settings = replace(settings_of(profile), batch_size=BATCH, inner_steps=1, epochs=1)
+    settings = replace(settings_of(profile), batch_size=BATCH, inner_steps=1, steps=0, epochs=1)
     took = seconds(lambda: fit(model, images[:count], labels[:count], images[count:], labels[count:], settings), at)
     held = images.nbytes / 1e6
     return Point(1000 * float(np.median(np.diff(model.asked))), took, peak_memory(at) - held, held)

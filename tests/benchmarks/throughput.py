@@ -75,8 +75,9 @@ def grid() -> tuple[int, int]:
     """Fits and their steps in notebook 03 under the profile small; main cells are fitted on shuffled labels, too."""
     profile = load_profile("small", data_root=os.environ["DFT_DATA"])
     cells = [*experiments.cells(profile, 5, 6), *experiments.main(profile, 5, 6)]
-    batches = [-(-len(experiments.fit_rows(profile, cell)) // profile.batch_size) for cell in cells]
-    return len(cells), sum(batches) * profile.inner_steps * profile.epochs
+    settings = experiments.settings_of(profile)
+    rounds = [math.prod(settings.schedule(len(experiments.fit_rows(profile, cell)))) for cell in cells]
+    return len(cells), sum(rounds) * profile.inner_steps
 
 
 def measure(device: torch.device) -> list[Measured]:
@@ -87,7 +88,7 @@ def measure(device: torch.device) -> list[Measured]:
     config.seed_all(0)
     body = DlibAge()
     model = TorchClassifier(AttributeNet(body, nnet(DlibAge.features)), device, dtype)
-    settings = replace(experiments.settings_of(small), batch_size=BATCH, epochs=1)
+    settings = replace(experiments.settings_of(small), batch_size=BATCH, steps=0, epochs=1)
     found = Perturbation(0.1 * torch.randn(3, 64, 64))
     pair = to_float(images, device), to_float(found.apply_uint8(images), device)
     every = torch.from_numpy(faces.labels["Gender"].to_numpy().astype(np.float32)) * 2 - 1

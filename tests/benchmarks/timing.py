@@ -11,7 +11,7 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -89,6 +89,12 @@ def machine(device: torch.device) -> str:
     return f"{model}, {threads} thread{'s' if threads > 1 else ''}"
 
 
+def table(rows: Sequence[Measured], device: torch.device) -> pd.DataFrame:
+    """The rows, and on which machine they were measured."""
+    made = pd.DataFrame([asdict(row) for row in rows])
+    return made.assign(machine=machine(device), torch=torch.__version__, threads=torch.get_num_threads(), cores=os.cpu_count())
+
+
 def run(measure: Callable[[torch.device], list[Measured]], about: str) -> None:
     """Measures; to the rows come one of the peak memory, and on which machine it was."""
     options = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -97,12 +103,9 @@ def run(measure: Callable[[torch.device], list[Measured]], about: str) -> None:
     at = device()
     rows = measure(at)
     rows.append(Measured(rows[-1].benchmark, "peak memory", peak_memory(at), "MB"))
-    table = pd.DataFrame([asdict(row) for row in rows])
     print(machine(at))
-    print(table.dropna(axis="columns", how="all").to_string(index=False, float_format=lambda v: f"{v:.4g}", na_rep=""))
+    shown = pd.DataFrame([asdict(row) for row in rows]).dropna(axis="columns", how="all")
+    print(shown.to_string(index=False, float_format=lambda v: f"{v:.4g}", na_rep=""))
     if given.csv:
         with whole(given.csv) as temporary:
-            told = table.assign(
-                machine=machine(at), torch=torch.__version__, threads=torch.get_num_threads(), cores=os.cpu_count()
-            )
-            told.to_csv(temporary, index=False, float_format="%.6g")
+            table(rows, at).to_csv(temporary, index=False, float_format="%.6g")

