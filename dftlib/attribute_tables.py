@@ -289,6 +289,8 @@ def related(profile: Profile, matrices: Mapping[str, pd.DataFrame]) -> pd.DataFr
 
         def follows(columns: NDArray[np.int64], share: NDArray[np.float64] = share) -> float:
             pairs = np.isfinite(share[:, columns])
+            if not np.ptp(share[:, columns][pairs]):
+                return np.nan  # nothing moved, so nothing is related
             return float(spearmanr(share[:, columns][pairs], alike[:, columns][pairs]).statistic)
 
         draw = rng("related")

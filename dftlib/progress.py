@@ -35,7 +35,7 @@ class Lines(std.tqdm):  # type: ignore[type-arg]
 
     def update(self, n: float | None = 1) -> bool | None:
         shown = super().update(n)
-        if time.monotonic() - Lines.last >= EVERY:
+        if not self.disable and time.monotonic() - Lines.last >= EVERY:
             Lines.last = time.monotonic()
             standing: Any = std.tqdm._instances  # type: ignore[attr-defined]
             bars = sorted((bar for bar in standing if isinstance(bar, Lines)), key=lambda bar: abs(bar.pos))

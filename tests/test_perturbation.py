@@ -388,7 +388,7 @@ def test_steps_go_through_all_pictures_before_any_comes_again(steps: int, batch:
         seen.extend((shown.detach()[:, 0, 0, 0] * 10).int().tolist())
         return logits(shown)
 
-    model.logits = watched  # type: ignore[method-assign]
+    model.logits = watched  # type: ignore[assignment,method-assign]
     fit(
         model,
         images,

@@ -1,6 +1,7 @@
 """How far numbers move from machine to machine: the ranges, the claims' margins, and what lies there already; without a fit."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -40,10 +41,10 @@ def attributes() -> Tables:
     return {"attribute_error": one, "attribute_error_tests": tests}
 
 
-def perturbed(before: float = 70) -> Tables:
+def perturbed(before: float = 70, psnr: float = 28.5) -> Tables:
     """Made up: two cells, of which the first has 20 points to win, by default."""
     columns = ["attribute", "data", "model", "before", "after", "trivial", "psnr", "rise_lo", "rise", "oracle", "after_8bit"]
-    near = ("Gender", "press", "studio", 85, 86, 72, 28.5, -2, 1, 90, 86)
+    near = ("Gender", "press", "studio", 85, 86, 72, psnr, -2, 1, 90, 86)
     far = ("Gender", "webcam", "studio", before, 80, 60, 28.2, 4, 10, 90, 79)
     table = pd.DataFrame([far, near], columns=columns).assign(min_psnr=28.5)
     return {"table5_gender_inter": table, "table6_attributes_inter": table.assign(attribute="Smiling")}
@@ -62,6 +63,15 @@ def test_a_column_has_the_row_that_moves_most_and_seeds_stand_apart() -> None:
     assert (away["kind"], away["as_it_is"], away["lowest"], away["highest"]) == ("claim", 20, 18.5, 23)
     assert away["margin_over_spread"] == pytest.approx(18.5 / 4.5)
     assert (away["seeds_lowest"], away["seeds_highest"]) == (40, 50)
+
+
+def test_where_n_is_zero_no_psnr_moves() -> None:
+    table = portability.summary(
+        {name: {"03": perturbed(psnr=psnr)} for name, psnr in {"as it is": 28.5, "AVX2": math.inf}.items()}
+    )
+    row = table[table["name"] == "table5_gender_inter: psnr"].iloc[0]
+    assert (row["spread"], row["lowest"], row["highest"]) in ((0, 28.2, 28.2), (0, 28.5, 28.5))
+    assert table[["lowest", "spread"]].notna().all(axis=None)
 
 
 def test_claims_that_hold_by_less_than_twice_what_they_move() -> None:

@@ -168,8 +168,9 @@ def summary(found: Mapping[str, Mapping[str, Tables]]) -> pd.DataFrame:
         for table, (keys, columns) in READ[part].items():
             for column in columns:
                 wide = pd.DataFrame({name: t[table].set_index(keys)[column] for name, t in each.items()})
+                wide = wide.replace(math.inf, math.nan)  # the PSNR that N = 0 leaves, which no finite one is near
                 own = wide.loc[:, wide.columns.isin(MACHINES)]
-                at = int((own.max(axis=1) - own.min(axis=1)).fillna(0).argmax())
+                at = int((own.max(axis=1) - own.min(axis=1)).fillna(-1).argmax())
                 said = {"name": f"{table}: {column}", "where": ", ".join(wide.index.to_frame().iloc[at])}
                 rows.append({"part": part, "kind": "number", **said, **moved(wide.iloc[at])})
         for claim, margins in pd.DataFrame({name: claims(part, t) for name, t in each.items()}).iterrows():
