@@ -77,7 +77,8 @@ def test_where_fgs_leads_away(few: Profile) -> None:
     table = indexed(attribute_tables.beyond(few), "score")
     short, past = table["between 0 and its label"], table["beyond its label"]
     assert short["n"] + past["n"] == robustness.flips(few, "euclidean", "fgs", "line")["right"].sum()
-    assert past["FGS, iterative"] < short["FGS, iterative"]
+    # On some processors these few steps of training leave no score beyond its label.
+    assert past["n"] == 0 or past["FGS, iterative"] < short["FGS, iterative"]
 
 
 def test_a_snapshot_is_another_network(few: Profile) -> None:
