@@ -100,6 +100,8 @@ def _lying(folder: Path, _moment: int) -> list[Path]:
 def once(path: Path) -> Iterator[bool]:
     """Says whether `path` is still to be made; meanwhile other processes that want it wait, and find it."""
     if path.is_file():
+        with contextlib.suppress(OSError):  # of a process that was killed once it was made
+            path.with_suffix(".lock").unlink()
         yield False
         return
     path.parent.mkdir(parents=True, exist_ok=True)

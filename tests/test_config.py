@@ -43,6 +43,7 @@ def test_the_paper_profile_has_the_papers_numbers() -> None:
     assert (paper.size, paper.backbone) == (224, "vggface")
     assert (paper.learning_rate, paper.batch_size, paper.inner_steps, paper.epochs) == (0.001, 800, 16, 5)
     assert (paper.optimiser, paper.mirror, paper.min_psnr) == ("adam", False, 0)
+    assert (paper.temperature, paper.balance, paper.steps) == (1, False, 0)
     assert (paper.head_epochs, paper.head_learning_rate) == (20, 0.005)
     assert (paper.n_train, paper.n_fit, paper.n_val, paper.n_test) == (0, 0, 0, 0)
     assert paper.protocols[0] == "paper"

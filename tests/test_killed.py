@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from killed import deaths, half_written
 
-FIT = "-m dftlib.fit --data webcam --model webcam --attribute Gender --out n.safetensors -p n_train 100 -p n_fit 60 -p epochs 8"
+FIT = "-m dftlib.fit --data webcam --model webcam --attribute Gender --out n.safetensors -p n_train 100 -p n_fit 60"
 
 
 def contents(folder: Path) -> dict[str, bytes]:

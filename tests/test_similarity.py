@@ -70,6 +70,13 @@ def pass_by_opencv(a: Tensor, b: Tensor) -> list[float]:
     return scores
 
 
+def is_opencvs(a: Tensor, b: Tensor) -> None:
+    """In float64 for every pair; in float32 where an alignment doesn't swing to and fro until the last digit decides."""
+    wanted = pass_by_opencv(a, b)
+    np.testing.assert_allclose(pass_score(a.double(), b.double()).numpy(), wanted, rtol=0, atol=1e-3)
+    assert np.quantile(np.abs(pass_score(a, b).numpy() - wanted), 0.98) < 3e-4
+
+
 @pytest.mark.parametrize("pair", [noise, faces])
 def test_psnr_is_scikit_images(pair: Callable[[], Pair]) -> None:
     a, b = pair()
@@ -86,15 +93,14 @@ def test_ssim_is_wangs(pair: Callable[[], Pair]) -> None:
 
 @pytest.mark.parametrize("style", synthetic.STYLES)
 def test_pass_is_opencvs(style: str) -> None:
-    a, b = perturbed(synthetic.load(style, 64, seed=2, subjects=32, per_subject=1).images)
-    np.testing.assert_allclose(pass_score(a, b).numpy(), pass_by_opencv(a, b), rtol=0, atol=2e-3)
+    is_opencvs(*perturbed(synthetic.load(style, 64, seed=2, subjects=32, per_subject=1).images))
 
 
 @pytest.mark.skipif(not DATA, reason="DFT_DATA names no folder with the real data sets")
 def test_pass_of_real_faces_is_opencvs() -> None:
     a, b = perturbed(load_dataset("muct", DATA).images[::117])
     assert len(a) >= 128
-    np.testing.assert_allclose(pass_score(a, b).numpy(), pass_by_opencv(a, b), rtol=0, atol=2e-3)
+    is_opencvs(a, b)
 
 
 def test_pass_of_other_sizes_is_opencvs() -> None:

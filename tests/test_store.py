@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -139,6 +141,34 @@ def test_an_array_is_made_once_and_read_only() -> None:
         assert isinstance(found, np.memmap)
         assert not found.flags.writeable
         np.testing.assert_array_equal(found, np.arange(24).reshape(2, 3, 4))
+
+
+@pytest.mark.parametrize("save", ["tensors", "array"])
+def test_of_several_that_want_an_artefact_one_makes_it(save: str) -> None:
+    maker = Maker()
+
+    def slowly() -> object:
+        time.sleep(0.2)
+        return getattr(maker, save)()
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: getattr(store, save)("kind", {}, slowly), range(4)))
+    assert len(found) == 4
+    assert maker.calls == 1
+    assert len(files(store.cache_folder())) == 1
+
+
+@pytest.mark.parametrize("save", ["tensors", "array"])
+def test_what_fails_to_be_made_leaves_nothing_and_is_made_by_the_next(save: str) -> None:
+    call: Callable[..., object] = getattr(store, save)
+    with pytest.raises(KeyError):
+        call("kind", {}, getattr(Maker(KeyError()), save))
+    assert files(store.cache_folder()) == []
+    call("kind", {}, getattr(Maker(), save))
+    (path,) = (p for p in store.cache_folder().rglob("*") if p.is_file())
+    path.with_suffix(".lock").touch()  # of a process that was killed as soon as it was made
+    call("kind", {}, getattr(Maker(KeyError()), save))
+    assert files(store.cache_folder()) == [str(path.relative_to(store.cache_folder()))]
 
 
 @pytest.mark.parametrize("save", ["tensors", "array"])
