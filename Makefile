@@ -1,8 +1,10 @@
-# `make reproduce` runs the notebooks on a profile, `make test` checks everything, `make lab` opens JupyterLab.
+# `make reproduce` runs the notebooks on a profile, `make test` checks what is quick, `make lab` opens JupyterLab.
+# TORCH_INDEX=… names a package index for torch alone, such as that of its builds without CUDA.
 PROFILE ?= demo
 DATA ?=
 PYTHON ?= python3
 JOBS ?= 2
+TORCH_INDEX ?=
 BIN := .venv/bin
 SHELL := /bin/bash -o pipefail
 
@@ -15,9 +17,9 @@ LONGEST := $(foreach number,03 02 04 06,$(filter notebooks/$(number)_%,$(NOTEBOO
 executed = $(1:notebooks/%.ipynb=build/$(PROFILE)/%.ipynb)
 numbered = $(foreach number,$(1),$(filter build/$(PROFILE)/$(number)_%,$(EXECUTED)))
 EXECUTED := $(call executed,$(LONGEST) $(filter-out $(LONGEST),$(NOTEBOOKS)))
-CODE := $(wildcard dftlib/*.py dftlib/datasets/*.py)
+CODE := $(shell find dftlib -name '*.py')
 
-.PHONY: reproduce executed tune install test lowest bench gpu report browser lab notebooks clean
+.PHONY: reproduce executed install test test-all lowest bench gpu report browser lab notebooks clean
 .DELETE_ON_ERROR:
 
 # JOBS notebooks at a time, each on its part of the cores: faster than one notebook on all of them. They share the cache.
@@ -37,44 +39,46 @@ $(call numbered,99): $(filter-out $(call numbered,99),$(EXECUTED))
 
 install: .venv/installed
 
-.venv/installed: pyproject.toml
+PIP_INSTALL := install --quiet --no-compile --constraint requirements.lock
+
+.venv/installed: pyproject.toml setup.py requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11.4 or newer is needed: make PYTHON=python3.11 ..." if sys.version_info < (3, 11, 4) else 0)'
 	@if [ -e .venv/unfinished ]; then rm -rf .venv; fi  # a killed installation may lack anything
 	@mkdir -p .venv && touch .venv/unfinished
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-compile --editable '.[test]'
+	$(if $(TORCH_INDEX),$(BIN)/pip $(PIP_INSTALL) --no-deps --index-url '$(TORCH_INDEX)' torch torchvision)
+	$(BIN)/pip $(PIP_INSTALL) setuptools
+	$(BIN)/pip $(PIP_INSTALL) --no-build-isolation --editable '.[kit,blackbox,test]'
 	@mv .venv/unfinished $@ && touch $@
 
 # The README's figure, first of all: who has just installed the kit sees within a minute what it is about.
 build/demo/glance: notebooks/profiles/demo.yaml $(CODE) | .venv/installed
-	@$(BIN)/python -m dftlib.glance && mkdir -p $(@D) && touch $@
+	@$(BIN)/dft glance && mkdir -p $(@D) && touch $@
 
 build/$(PROFILE)/%.ipynb: notebooks/%.ipynb $(wildcard notebooks/profiles/$(PROFILE).yaml) $(CODE) | .venv/installed
 	@echo "$*: begun"
-	@$(BIN)/python -m dftlib.execute $< --out $@ -f notebooks/profiles/$(PROFILE).yaml \
+	@$(BIN)/dft run $< --out $@ -f notebooks/profiles/$(PROFILE).yaml \
 		$(if $(DATA),-r data_root '$(abspath $(DATA))') 2>&1 | stdbuf -oL tr '\r' '\n' | sed -u 's/^/$*: /'
 
-# Notebook 10 on your own pictures: make tune IMAGES=… LABELS=… MODEL=… BUDGET=… OUT=… [PIXELS=…] [YAML='options: {batch: 4}']
-tune: .venv/installed
-	$(foreach name,IMAGES LABELS MODEL BUDGET OUT,$(if $($(name)),,$(error Give $(name)=…, as notebooks/10_your_own_classifier.ipynb says)))
-	@$(BIN)/python -m dftlib.execute -r images '$(IMAGES)' -r labels '$(LABELS)' -r model '$(MODEL)' -r out '$(OUT)' \
-		-p budget '$(BUDGET)' $(if $(PIXELS),-p pixels '$(PIXELS)') $(if $(YAML),-y '$(YAML)') \
-		notebooks/10_your_own_classifier.ipynb --out '$(OUT)/.running/report.ipynb'
-	@$(BIN)/jupyter nbconvert --log-level ERROR --to html '$(OUT)/.running/report.ipynb'
-	@mv '$(OUT)'/.running/report.* '$(OUT)' && rmdir '$(OUT)/.running'
-	@echo "Done: $(OUT)/report.html and, beside it, the perturbation and its tables."
+# `make test`: what isn't marked slow, and those notebooks against their stored outputs whose work `make reproduce` has put into
+# the cache. `make test-all`: everything, from nothing too.
+QUICK = $(sort notebooks/00_data.ipynb $(patsubst build/demo/%,notebooks/%,$(wildcard build/demo/*.ipynb)))
+test: TIER := -m "not slow"
+test: COMPARED = $(filter $(QUICK),$(NOTEBOOKS))
+test-all: COMPARED = $(NOTEBOOKS)
 
-test: .venv/installed
+test test-all: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
-	OMP_NUM_THREADS=1 DFT_OUTPUT=$(CURDIR)/build/test $(BIN)/pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=900 notebooks
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(TIER)
+	OMP_NUM_THREADS=1 DFT_OUTPUT=$(CURDIR)/build/test $(BIN)/pytest -n 2 --dist loadfile \
+		--nbval --nbval-current-env --nbval-cell-timeout=900 $(COMPARED)
 
 # Notebook 03 as a processor with few vector instructions computes it: its checks must hold there too.
 lowest: .venv/installed
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 DFT_CACHE=$(CURDIR)/build/lowest/cache DFT_OUTPUT=$(CURDIR)/build/lowest \
-		$(BIN)/python -m dftlib.execute $(filter notebooks/03_%,$(NOTEBOOKS)) --out build/lowest/03.ipynb -f notebooks/profiles/demo.yaml
+		$(BIN)/dft run $(filter notebooks/03_%,$(NOTEBOOKS)) --out build/lowest/03.ipynb -f notebooks/profiles/demo.yaml
 
 # Measures this machine, on a GPU where there is one: results/benchmarks/MACHINE.csv and figures. Not with -j: it would measure that.
 # The peers have an environment of their own; nothing else needs them.
@@ -92,9 +96,9 @@ build/bench/%.csv: tests/benchmarks/%.py tests/benchmarks/timing.py $(CODE) | .v
 
 $(PEERS): | build/peers/installed
 
-build/peers/installed: pyproject.toml tests/benchmarks/peers.txt | .venv/installed
+build/peers/installed: pyproject.toml requirements.lock tests/benchmarks/peers.txt | .venv/installed
 	test -x build/peers/bin/python || $(PYTHON) -m venv build/peers
-	build/peers/bin/pip install --quiet --no-compile --editable .
+	build/peers/bin/pip $(PIP_INSTALL) --editable '.[kit,blackbox]'
 	build/peers/bin/pip install --quiet --no-compile --no-deps --requirement tests/benchmarks/peers.txt
 	@touch $@
 
@@ -111,13 +115,17 @@ notebooks: .venv/installed
 	DFT_ACCEPT=1 $(MAKE) reproduce
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace $(NOTEBOOKS)
 
-# Executed notebooks as pages that any browser shows from the disk, without a network.
+# Executed notebooks as pages that any browser shows from the disk (equations need a network), and an index of them.
 report: reproduce
-	@$(BIN)/python -m dftlib.report build/$(PROFILE) --out build/$(PROFILE)-report
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to html --output-dir build/$(PROFILE)-report $(sort $(EXECUTED))
+	@{ echo '<!doctype html><meta charset="utf-8"><title>Data fine-tuning: $(PROFILE)</title><h1>Profile $(PROFILE)</h1><ul>'; \
+		for page in $(notdir $(basename $(sort $(EXECUTED)))); do echo "<li><a href=\"$$page.html\">$${page//_/ }</a>"; done; \
+		echo '</ul>'; } > build/$(PROFILE)-report/index.html
+	@echo "Done: build/$(PROFILE)-report/index.html"
 
 # Runs every notebook in a real JupyterLab, in headless Chromium (an installed one, else Playwright's), and takes screenshots.
 browser: .venv/installed
-	$(BIN)/pip install --quiet --no-compile --editable '.[browser]'
+	$(BIN)/pip $(PIP_INSTALL) --no-build-isolation --editable '.[browser]'
 	$(BIN)/python tests/browser.py
 
 lab: .venv/installed

@@ -14,9 +14,10 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
-from dftlib import experiments
-from dftlib.config import Profile, load_profile
 from dftlib.datasets import FaceDataset, synthetic
+from dftlib.experiments import lab
+from dftlib.experiments.lab import Lab
+from dftlib.experiments.profile import load_profile
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 # One commit gives one verdict: the same examples every time, and none fails because the machine is busy.
@@ -70,18 +71,13 @@ def vggface_file(scratch: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def few_faces(scratch: Path) -> Iterator[Profile]:
+def few_faces(scratch: Path) -> Iterator[Lab]:
     """The profile `demo` on 120 faces a set, with fits that take a second: paths are tested, not accuracies."""
-    cached = (experiments.faces, experiments.features, experiments.classifier, experiments.body, experiments.signature)
 
     def few(name: str, root: str, size: int, protocol: str, seed: int, way: str) -> FaceDataset:
         return synthetic.load(name, size, seed, way, subjects=60, per_subject=2)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments, "load_dataset", few)
+        patch.setattr(lab, "load_dataset", few)
         patch.setenv("DFT_CACHE", str(scratch / "cache"))
-        for kept in cached:
-            kept.cache_clear()
-        yield load_profile("demo", n_fit=60, steps=4, batch_size=30, head_epochs=5)
-        for kept in cached:
-            kept.cache_clear()
+        yield Lab(load_profile("demo", n_fit=60, steps=4, batch_size=30, head_epochs=5))

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import psutil
 
-HALF = (".*-????????.*", "*.part")  # what `store.whole` has not yet named, and checkpoints of fits that still run
+HALF = (".*-????????.*", "*.part")  # what `artefacts.whole` has not yet named, and checkpoints of fits that still run
 GRACE = 20  # seconds that Ctrl-C gives
 
 

@@ -1,4 +1,4 @@
-"""A toy that only answers, and a fit to it over a web service that can be killed: python slow_fit.py URL JOURNAL."""
+"""A toy that only answers, and a fit to it over a web service that can be killed: python slow_fit.py URL LOG."""
 
 import sys
 from pathlib import Path
@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dftlib import queries
-from dftlib.classifiers import HttpClassifier
-from dftlib.perturbation import Perturbation
+from dftlib.classifiers.web_service import HttpClassifier
+from dftlib.perturbation.from_scores import fit_black_box
+from dftlib.perturbation.perturbation import Perturbation
 
 PARALLEL, BATCH, THREADS = 3, 8, 1
 
@@ -32,9 +32,9 @@ def ask(pictures: NDArray[np.uint8], classes: int = 2) -> NDArray[np.float64]:
     return powers / powers.sum(1, keepdims=True)
 
 
-def fit(url: str, journal: Path) -> Perturbation:
+def fit(url: str, log: Path) -> Perturbation:
     service = HttpClassifier(url, batch=BATCH, parallel=PARALLEL, retries=1)
-    return queries.fit(service, *faces(60), *faces(60, seed=1), budget=450, journal=journal, learner="spsa")
+    return fit_black_box(service, *faces(60), *faces(60, seed=1), query_budget=450, query_log=log, learner="spsa")
 
 
 if __name__ == "__main__":

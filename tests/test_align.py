@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.transform import SimilarityTransform
 
-from dftlib.config import DataError
 from dftlib.datasets import FaceDataset, align, celeba, decode, lfw, load_dataset, muct, synthetic
 from dftlib.datasets.align import MEAN_FACE, Framing
 from dftlib.datasets.synthetic import STYLES
+from dftlib.errors import DataError
 
 DATA = os.environ.get("DFT_DATA", "")
 real = pytest.mark.skipif(not DATA, reason="DFT_DATA names no folder with the real data sets")

@@ -12,10 +12,12 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dftlib import attributes, config
-from dftlib.attributes import ConvNets, Network, Vgg16, balance, losses, network, present, train
-from dftlib.config import DataError
+from dftlib import seeds
+from dftlib.errors import DataError
+from dftlib.models import attribute_networks
+from dftlib.models.attribute_networks import ConvNets, Network, Vgg16, balance, losses, network, present, train
 
+LOSSES = ("euclidean", "softmax")
 CPU = torch.device("cpu")
 SHAPE = (16, 16)
 
@@ -93,7 +95,7 @@ def rmsprop(
     nets = copy.deepcopy(nets).train()
     squares, step = [torch.zeros_like(p) for p in nets.parameters()], 0
     for epoch in range(epochs):
-        order = config.rng(seed, epoch).permutation(len(task.images))
+        order = seeds.rng(seed, epoch).permutation(len(task.images))
         for start in range(0, len(order), batch):
             rows = order[start : start + batch]
             scores, y = nets(task.images[rows].float() / 255), task.labels[rows]
@@ -136,7 +138,7 @@ def test_networks_side_by_side_answer_as_each_alone(count: int, outputs: int, sh
     nets, images = used(count, outputs, shape), grey(8, shape, seed=5).float() / 255
     answers = nets(images)
     assert answers.shape == (8, count, outputs)
-    parts = attributes._parts(nets, "converged", range(count))
+    parts = attribute_networks._parts(nets, "converged", range(count))
     for i in range(count):
         wanted = by_hand(nets, i, images)
         assert wanted.std(0).min() > 0.05
@@ -165,7 +167,7 @@ def test_a_network_is_frozen_without_normalisation_and_apart_from_the_stack() ->
 def test_each_network_and_snapshot_is_found_by_its_number() -> None:
     """Also among more than ten."""
     two, last = used(12, 1, SHAPE, seed=0), used(12, 1, SHAPE, seed=1)
-    trained = attributes._parts(last, "converged", [11, 1, 0]) | attributes._parts(two, "two_epochs", range(12))
+    trained = attribute_networks._parts(last, "converged", [11, 1, 0]) | attribute_networks._parts(two, "two_epochs", range(12))
     images = grey(4).float() / 255
     for name, nets, i in (("two_epochs", two, 1), ("two_epochs", two, 11), ("converged", last, 1), ("converged", last, 11)):
         found = network(ConvNets(1, 1, SHAPE).double(), trained, name, i)(images)
@@ -188,7 +190,7 @@ def test_vgg_is_trained_like_a_stack_of_one(monkeypatch: pytest.MonkeyPatch) -> 
     def small(weights: None, num_classes: int) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, num_classes))
 
-    monkeypatch.setattr("dftlib.attributes.tv.vgg16", small)
+    monkeypatch.setattr("dftlib.models.attribute_networks.tv.vgg16", small)
     task, net = noise(count=1, several=2), Vgg16(2)
     trained = train(net, *task, "euclidean", 2, 0.001, 8, 0, CPU)
     found = network(Vgg16(2), trained, "two_epochs", 0)(task.images.float() / 255)
@@ -254,13 +256,13 @@ def test_training_is_rmsprop_with_inverse_decay_by_hand(loss: str, count: int, s
         assert all((found[name] - value).double().abs().mean() < 2e-5 for name, value in expected.items())
 
 
-@pytest.mark.parametrize("loss", attributes.LOSSES)
+@pytest.mark.parametrize("loss", LOSSES)
 def test_a_network_learns_beside_others_what_it_learns_alone(loss: str) -> None:
-    task, nets = noise(), stack(3, attributes.LOSSES.index(loss) + 1)
+    task, nets = noise(), stack(3, LOSSES.index(loss) + 1)
     start = copy.deepcopy(nets.state_dict())
     together = train(nets, *task, loss, 3, 0.01, 8, 0, CPU)
     for i in range(3):
-        net = stack(1, attributes.LOSSES.index(loss) + 1, seed=99)
+        net = stack(1, LOSSES.index(loss) + 1, seed=99)
         net.load_state_dict(own(start, i, 3))
         mine = Task(task.images, task.labels[:, i : i + 1], task.val_images, task.val_labels[:, i : i + 1])
         alone = train(net, *mine, loss, 3, 0.01, 8, 0, CPU)
@@ -317,7 +319,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, wrong: Iterable[list[int]], epochs
         right = torch.arange(len(scores))[:, None] >= torch.tensor(script[next(epoch)])
         return (task.val_labels > 0) == right[..., None]
 
-    monkeypatch.setattr(attributes, "present", answers)
+    monkeypatch.setattr(attribute_networks, "present", answers)
     nets = stack(len(script[0]))
     return train(nets, *task, "euclidean", epochs, 0.01, 8, 0, CPU), nets
 
@@ -365,7 +367,7 @@ def test_two_attributes_are_learned_side_by_side(loss: str, dtype: torch.dtype) 
     """From arrays, too; in bfloat16 only the products are."""
     (x, y), (val_x, val_y), (test_x, test_y) = bright(200, 0), bright(100, 1), bright(200, 2)
     torch.manual_seed(0)
-    outputs = attributes.LOSSES.index(loss) + 1
+    outputs = LOSSES.index(loss) + 1
     nets = ConvNets(2, outputs, SHAPE)
     trained = train(nets, x.numpy(), y, val_x.numpy(), val_y, loss, 5, 0.002, 20, 0, CPU, dtype)
     for i in range(2):

@@ -4,7 +4,6 @@ Every command ends with the status and the one sentence of its row; with --debug
 """
 
 import contextlib
-import importlib
 import io
 import os
 import pickle
@@ -26,23 +25,20 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from web_service import WebService
 
-from dftlib import models
-from dftlib.command import sentence
-from dftlib.config import ROOT, DataError
-from dftlib.perturbation import Perturbation
+from dftlib import cli
+from dftlib.cli.common import sentence
+from dftlib.errors import DataError
+from dftlib.models import vggface
+from dftlib.paths import ROOT
+from dftlib.perturbation.perturbation import Perturbation
 
-FIT = (
-    "python -m dftlib.fit --profile small -p data_root . --data {data} --model {data} --attribute {attribute} --out n.safetensors"
-)
+FIT = "dft fit --profile small -p data_root . --data {data} --model {data} --attribute {attribute} --out n.safetensors"
 LFW, CELEBA, MUCT = (FIT.format(data=data, attribute="Gender") for data in ("lfw", "celeba", "muct"))
-DEMO = "python -m dftlib.fit --data webcam --model webcam --attribute {} --out n.safetensors"
+DEMO = "dft fit --data webcam --model webcam --attribute {} --out n.safetensors"
 PAPER = CELEBA.replace("small", "paper") + " -p weights vgg_face_dag.pth"
-PERTURB = "python -m dftlib.perturb --perturbation n.safetensors --in photos --out new"
-NOTEBOOK = f"python -m dftlib.execute {ROOT}/notebooks/{{}} --out done.ipynb"
-TUNE = NOTEBOOK.format("10_your_own_classifier.ipynb") + (
-    " -r images photos -r labels labels.csv -r out tuned -p budget 200 -p pixels 16 -r model {}"
-)
-REPRODUCE = NOTEBOOK.format("03_inter_dataset.ipynb") + " -r profile small -r data_root {}"
+PERTURB = "dft perturb --perturbation n.safetensors --in photos --out new"
+TUNE = "dft tune --images photos --labels labels.csv --out tuned --budget 200 --pixels 16 --model {}"
+REPRODUCE = f"dft run {ROOT}/notebooks/03_inter_dataset.ipynb --out done.ipynb -r profile small -r data_root {{}}"
 
 
 @dataclass(frozen=True)
@@ -110,7 +106,7 @@ def misfit() -> None:
 
 
 def small() -> None:
-    names = [*(f"conv{name}" for name in models.VGGFACE_CONVS), "fc6", "fc7", "fc8"]
+    names = [*(f"conv{name}" for name in vggface.VGGFACE_CONVS), "fc6", "fc7", "fc8"]
     torch.save({f"{name}.{kind}": torch.zeros(2) for name in names for kind in ("weight", "bias")}, "vgg_face_dag.pth")
 
 
@@ -164,7 +160,7 @@ TABLE = [
     Row("weights of another network", PAPER,
         r"vgg_face_dag\.pth is not a VGGFace weight file \(it has no .*", with_faces(misfit)),
     Row("a weight of another shape", PAPER,
-        r"vgg_face_dag\.pth: \S+ has shape \(2,\), not \(64, 3, 3, 3\): fetch .*", with_faces(small)),
+        r"vgg_face_dag\.pth: \S+ has shape \(2,\), not \(64, 3, 3, 3\): call dft download vggface\.", with_faces(small)),
     Row("code in a weight file", PAPER, r"vgg_face_dag\.pth is not a VGGFace weight file: .*",
         with_faces(lambda: Path("vgg_face_dag.pth").write_bytes(pickle.dumps(Bomb())))),
     # perturbing a folder
@@ -184,15 +180,11 @@ TABLE = [
     Row("a picture that can't be read", PERTURB, r"photos/7\.png can't be read .*: fetch that picture again\.",
         with_photos(lambda: cut("photos/7.png")), 1),
     Row("an output that is no folder", PERTURB, "new is a file: name a new folder.", with_photos(lambda: Path("new").touch())),
-    # fetching, and the pages of executed notebooks
-    Row("terms that nobody accepts", "python -m dftlib.datasets download muct --to faces",
+    # fetching
+    Row("terms that nobody accepts", "dft download muct --to faces",
         "Without a terminal nobody can accept .*"),
-    Row("an unwritable folder", "python -m dftlib.datasets download muct --to file/below --accept-licences",
+    Row("an unwritable folder", "dft download muct --to file/below --accept-licences",
         r".*/file/below can't be read or written \(Not a directory\): name another place\.", lambda: Path("file").touch()),
-    Row("no executed notebook", "python -m dftlib.report empty --out site",
-        "empty holds no executed notebook: run make reproduce .*"),
-    Row("pages that aren't ours", f"python -m dftlib.report {ROOT}/notebooks --out photos",
-        ".*/photos holds files that aren't of a report: name a new or empty folder.", photos),
     # one's own classifier
     Row("a label file without a header", TUNE.format("m.onnx"),
         r"The first line of labels\.csv names the column 'file' 0 times: .*",
@@ -203,10 +195,10 @@ TABLE = [
     Row("a model that answers NaN", TUNE.format("test_bad_input:nan"),
         "The function nan answers with scores that are not numbers: .*", photos),
     Row("a model of three classes for two labels", TUNE.format("test_bad_input:three"), ".*3 .*2 .*", photos),
-    Row("a service that answers 500", TUNE.format("{500}") + " -y 'options: {retries: 1}'", ".* 500 .*", photos),
-    Row("a service that limits its rate", TUNE.format("{429}") + " -y 'options: {retries: 1}'", ".* 429 .*", photos),
-    Row("a service that is too slow", TUNE.format("{stall}") + " -y 'options: {retries: 0, timeout: 0.3}'", ".*0.3 s.*", photos),
-    Row("a service that answers something else", TUNE.format("{garbage}") + " -y 'options: {retries: 0}'", ".*JSON.*", photos),
+    Row("a service that answers 500", TUNE.format("{500}") + " --options '{retries: 1}'", ".* 500 .*", photos),
+    Row("a service that limits its rate", TUNE.format("{429}") + " --options '{retries: 1}'", ".* 429 .*", photos),
+    Row("a service that is too slow", TUNE.format("{stall}") + " --options '{retries: 0, timeout: 0.3}'", ".*0.3 s.*", photos),
+    Row("a service that answers something else", TUNE.format("{garbage}") + " --options '{retries: 0}'", ".*JSON.*", photos),
 ]  # fmt: skip
 
 
@@ -222,12 +214,9 @@ def served(command: str) -> Iterator[str]:
 
 
 def call(command: str) -> tuple[int, str]:
-    """Exit status and standard error of `python -m module …`, in this process."""
-    _, _, module, *arguments = shlex.split(command)
+    """Exit status and standard error of `dft …`, in this process."""
     with contextlib.redirect_stderr(io.StringIO()) as error, contextlib.redirect_stdout(io.StringIO()):
-        found = importlib.import_module(module)
-        found = importlib.import_module(f"{module}.__main__") if hasattr(found, "__path__") else found
-        status = found.main(arguments)
+        status = cli.main(shlex.split(command)[1:])
     return status, error.getvalue()
 
 
@@ -239,7 +228,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.cause)
+def slow(row: Row) -> list[pytest.MarkDecorator]:
+    """Those that start a notebook's kernel take seconds."""
+    return [pytest.mark.slow] if row.command.startswith(("dft run", "dft tune")) else []
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.cause, marks=slow(row)) for row in TABLE])
 def test_is_said_in_one_sentence(row: Row, folder: Path) -> None:
     row.prepare()
     with served(row.command) as command:
@@ -252,9 +246,7 @@ def test_is_said_in_one_sentence(row: Row, folder: Path) -> None:
     assert not [p for p in folder.rglob(".*-????????.*")]
 
 
-@pytest.mark.parametrize(
-    "row", [row for row in TABLE if "execute" not in row.command and row.status == 2], ids=lambda row: row.cause
-)
+@pytest.mark.parametrize("row", [row for row in TABLE if not slow(row) and row.status == 2], ids=lambda row: row.cause)
 def test_debug_shows_where_it_arose(row: Row) -> None:
     row.prepare()
     with pytest.raises((DataError, OSError)) as fault:
@@ -262,6 +254,7 @@ def test_debug_shows_where_it_arose(row: Row) -> None:
     assert re.fullmatch(row.said, sentence(fault.value))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "prepare"),
     [(DEMO.format("Gender -p n_train 100 -p n_fit 60"), lambda: None), (PERTURB, with_photos(lambda: None))],
@@ -274,7 +267,7 @@ def test_a_full_disk(command: str, prepare: Callable[[], object], folder: Path) 
         resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
 
     environment = {**os.environ, "DFT_CACHE": str(folder / "cache")}
-    given = [sys.executable, *shlex.split(command)[1:]]
+    given = [sys.executable, "-m", "dftlib", *shlex.split(command)[1:]]
     done = subprocess.run(given, preexec_fn=limited, capture_output=True, text=True, env=environment, cwd=folder)
     assert done.returncode == 2
     assert re.fullmatch(r".* can't be read or written \(File too large\): make room and call again\.\n", done.stderr)

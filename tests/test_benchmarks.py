@@ -16,7 +16,7 @@ import report
 import timing
 from timing import Measured
 
-from dftlib.config import DataError
+from dftlib.errors import DataError
 
 CPU = torch.device("cpu")
 MADE = [

@@ -1,6 +1,9 @@
 """Classifiers that only answer: model files, functions and web services, those that fail included."""
 
 import hashlib
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib import resources
@@ -17,17 +20,13 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 from web_service import WebService
 
-from dftlib import classifiers
-from dftlib.classifiers import (
-    BlackBox,
-    CallableClassifier,
-    HttpClassifier,
-    OnnxClassifier,
-    as_scores,
-    load_classifier,
-    whole_levels,
-)
-from dftlib.config import DataError
+from dftlib.classifiers import web_service
+from dftlib.classifiers.black_box import BlackBox, CallableClassifier, as_scores
+from dftlib.classifiers.load import load_classifier
+from dftlib.classifiers.onnx_file import OnnxClassifier
+from dftlib.classifiers.web_service import HttpClassifier
+from dftlib.errors import DataError
+from dftlib.images import whole_levels
 
 Array = NDArray[Any]
 WEIGHT = np.array([[0.5, -1.0, 2.0], [-0.5, 1.5, 0.25]], np.float32)  # classes x channels
@@ -42,7 +41,7 @@ def images() -> NDArray[np.uint8]:
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifiers, "BACKOFF", 0.01)
+    monkeypatch.setattr(web_service, "BACKOFF", 0.01)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
@@ -264,6 +263,60 @@ def test_the_packaged_gender_classifier() -> None:
     check(classifier.scores(pictures), wanted)
 
 
+def run(code: str, *arguments: object, **environment: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("before", ["dftlib.classifiers.load", "dftlib.models.dlib_files", "dftlib.experiments.scores_only"])
+def test_asking_a_model_leaves_nothing_at_home(tmp_path: Path, before: str) -> None:
+    """Left alone, onnxruntime keeps a number of the machine and what it wants to report below the home folder."""
+    path, home = model(tmp_path / "m.onnx", ["n", 3, 6, 6]), tmp_path / "home"
+    home.mkdir()
+    code = f"""
+import sys, numpy, {before}
+assert "onnxruntime" not in sys.modules
+from dftlib.classifiers.onnx_file import OnnxClassifier
+OnnxClassifier(sys.argv[1]).scores(numpy.zeros((2, 3, 6, 6), numpy.uint8))
+"""
+    run(code, path, HOME=str(home), XDG_CACHE_HOME=str(home / "cache"), ORT_DISABLE_TELEMETRY="0")
+    assert not list(home.rglob("*"))
+
+
+ABSENT = ("onnxruntime", "requests", "urllib3", "cma")
+
+
+def test_what_is_imported_needs_no_package_for_asking(tmp_path: Path) -> None:
+    """A sentence says what is missing, when it's needed."""
+    path = tmp_path / "m.onnx"
+    path.touch()
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({ABSENT}))
+import numpy, torch
+from dftlib.classifiers.load import load_classifier
+from dftlib.errors import DataError
+from dftlib.perturbation.from_scores import fit_black_box
+box = load_classifier("torch:tensor", identity="it")
+images, labels = numpy.zeros((20, 3, 8, 8), numpy.uint8), torch.arange(20) % 2
+ways = {{
+    "onnxruntime": lambda: load_classifier({str(path)!r}),
+    "requests": lambda: load_classifier("http://127.0.0.1"),
+    "cma": lambda: fit_black_box(box, images, labels, images, labels, query_budget=200, query_log=":memory:"),
+}}
+for package, way in ways.items():
+    try:
+        way()
+    except DataError as error:
+        assert f"The package {{package}} can't be imported" in str(error) and "install dftlib[blackbox]" in str(error), error
+    else:
+        raise AssertionError(package)
+"""
+    run(code)
+
+
 # ---- functions
 
 
@@ -393,7 +446,7 @@ def test_the_wait_that_a_service_asks_for(
     service: WebService, images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for wait, at_least, at_most in (("1", 1.0, 5.0), ("3600", 2.0, 6.0), ("0.5", 0.0, 4.0)):
-        monkeypatch.setattr(classifiers, "LONGEST_WAIT", 2)
+        monkeypatch.setattr(web_service, "LONGEST_WAIT", 2)
         service.headers, service.faults = {"Retry-After": wait}, ["429"]
         start = time.monotonic()
         check(asked(service).scores(images[:2]), expected(images[:2]))

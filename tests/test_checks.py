@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dftlib import checks
-from dftlib.config import load_profile
+from dftlib.experiments.profile import load_profile
+from dftlib.notebook import checks
 
 TABLE = pd.DataFrame({"data": ["a", "b"], "after": [80.0, 70.0], "gap": [0.5, float("nan")]})
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dftlib.classifiers import TorchClassifier, batches, to_float
-from dftlib.config import DataError
-from dftlib.models import AttributeNet, ConvNet, nnet
+from dftlib.classifiers.base import TorchClassifier
+from dftlib.errors import DataError
+from dftlib.images import batches, to_float
+from dftlib.models.backbones import AttributeNet, ConvNet, nnet
 
 
 @pytest.fixture
@@ -96,7 +97,8 @@ def test_the_fast_copy_is_bfloat16_and_the_head_is_not(net: AttributeNet) -> Non
     model = TorchClassifier(net, dtype=torch.bfloat16)
     assert {p.dtype for p in model._fast.body.parameters()} == {torch.bfloat16}  # type: ignore[union-attr]
     assert {p.dtype for p in model._fast.head.parameters()} == {torch.float32}  # type: ignore[union-attr]
-    assert TorchClassifier(net)._fast is net
+    whole = TorchClassifier(net)
+    assert whole._fast is whole.net
 
 
 def test_batches_cover_everything_in_order(images: Tensor) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dftlib import config
-from dftlib.config import DataError, Profile, from_notebook, load_profile, overridden
+from dftlib import paths, seeds
+from dftlib.errors import DataError
+from dftlib.experiments import profile
+from dftlib.experiments.profile import Profile, device_of, dtype_of, from_notebook, load_profile, overridden
 
-PROFILES = sorted(p.stem for p in config.PROFILES.glob("*.yaml"))
+PROFILES = sorted(p.stem for p in paths.PROFILES.glob("*.yaml"))
 
 
 @pytest.fixture(autouse=True)
@@ -68,9 +70,9 @@ def test_an_unknown_profile_lists_the_known_ones() -> None:
 
 
 def test_a_profile_without_a_field_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    lines = (config.PROFILES / "demo.yaml").read_text().splitlines()
+    lines = (paths.PROFILES / "demo.yaml").read_text().splitlines()
     (tmp_path / "demo.yaml").write_text("\n".join(line for line in lines if not line.startswith("weight:")))
-    monkeypatch.setattr(config, "PROFILES", tmp_path)
+    monkeypatch.setattr(profile, "PROFILES", tmp_path)
     with pytest.raises(DataError, match="'demo' lacks weight"):
         load_profile("demo")
 
@@ -94,7 +96,7 @@ def test_a_profile_without_a_field_is_refused(monkeypatch: pytest.MonkeyPatch, t
 )
 def test_a_wrong_value_is_named(name: str, value: object) -> None:
     with pytest.raises(DataError, match=f"'{name}'"):
-        config.device_of(load_profile("demo", **{name: value}))
+        device_of(load_profile("demo", **{name: value}))
 
 
 @pytest.mark.parametrize(
@@ -153,15 +155,15 @@ def test_where_the_data_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_devices() -> None:
-    assert config.device_of(load_profile("demo", device="cpu")) == torch.device("cpu")
+    assert device_of(load_profile("demo", device="cpu")) == torch.device("cpu")
     wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    assert config.device_of(load_profile("demo", device="auto")) == torch.device(wanted)
+    assert device_of(load_profile("demo", device="auto")) == torch.device(wanted)
 
 
 def test_a_missing_graphics_card_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DataError, match="set device to 'cpu' or 'auto'"):
-        config.device_of(load_profile("demo", device="cuda:1"))
+        device_of(load_profile("demo", device="cuda:1"))
 
 
 @pytest.mark.parametrize(("bf16", "amx"), [(False, False), (True, False), (False, True)])
@@ -169,14 +171,14 @@ def test_bfloat16_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     cpu = torch.device("cpu")
-    assert config.dtype_of(load_profile("demo"), cpu) == (torch.bfloat16 if bf16 or amx else torch.float32)
-    assert config.dtype_of(load_profile("demo", precision="float32"), cpu) == torch.float32
-    assert config.dtype_of(load_profile("demo", precision="bfloat16"), cpu) == torch.bfloat16
+    assert dtype_of(load_profile("demo"), cpu) == (torch.bfloat16 if bf16 or amx else torch.float32)
+    assert dtype_of(load_profile("demo", precision="float32"), cpu) == torch.float32
+    assert dtype_of(load_profile("demo", precision="bfloat16"), cpu) == torch.bfloat16
 
 
 def test_random_numbers_depend_on_the_words_alone() -> None:
-    first = config.rng(3, "fit").integers(0, 1000, 8).tolist()
-    config.rng(4).random(5)
-    assert config.rng(3, "fit").integers(0, 1000, 8).tolist() == first
-    assert config.rng(3, "tif").integers(0, 1000, 8).tolist() != first
-    assert torch.equal(torch.rand(3, generator=config.seed_all(2)), torch.rand(3, generator=config.seed_all(2)))
+    first = seeds.rng(3, "fit").integers(0, 1000, 8).tolist()
+    seeds.rng(4).random(5)
+    assert seeds.rng(3, "fit").integers(0, 1000, 8).tolist() == first
+    assert seeds.rng(3, "tif").integers(0, 1000, 8).tolist() != first
+    assert torch.equal(torch.rand(3, generator=seeds.seed_all(2)), torch.rand(3, generator=seeds.seed_all(2)))

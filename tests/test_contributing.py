@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import faces_on_disk
+import pytest
 
-from dftlib.config import ROOT
-from dftlib.perturbation import Perturbation
+from dftlib.paths import ROOT
+from dftlib.perturbation.perturbation import Perturbation
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 
@@ -21,9 +22,11 @@ def block(kind: str) -> str:
     return str(found)
 
 
+@pytest.mark.slow
 def test_a_data_set_is_added_as_it_says(tmp_path: Path) -> None:
     for name in ("dftlib", "notebooks/profiles", "results/published"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)  # which makes it a checkout
     title, code = block("python").split("\n", 1)
     (tmp_path / title.removeprefix("# ")).write_text(code)
     subprocess.run(["git", "apply", "-"], input=block("diff"), text=True, cwd=tmp_path, check=True)
@@ -31,13 +34,13 @@ def test_a_data_set_is_added_as_it_says(tmp_path: Path) -> None:
         for number in range(5):
             name = f"{person:02d}-{'fm'[person % 2]}-{number}.jpg"
             faces_on_disk.noise(tmp_path / "faces" / "toy" / "jpg" / name, 64, 64, 10 * person + number)
-    (command,) = re.findall(r"^    python (-m dftlib\.fit .*)$", TEXT, re.MULTILINE)
-    given = [sys.executable, *shlex.split(command), "-p", "steps", "1", "-p", "head_epochs", "2"]
+    (command,) = re.findall(r"^    dft (fit .*)$", TEXT, re.MULTILINE)
+    given = [sys.executable, "-m", "dftlib", *shlex.split(command), "-p", "steps", "1", "-p", "head_epochs", "2"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "DFT_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(given, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(
-        r"n\.safetensors: \d+\.\d % of the validation pictures right, \d+\.\d % without N \(round [01] of 1\)\.\n", done.stdout
+        r"n\.safetensors: \d+\.\d % of the validation images right, \d+\.\d % without N \(round [01] of 1\)\.\n", done.stdout
     )
     assert Perturbation.load(tmp_path / "n.safetensors").n.shape == (3, 64, 64)
 

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dftlib.config import DataError
 from dftlib.datasets import (
     ATTRIBUTES,
     SPLITS,
@@ -25,6 +24,7 @@ from dftlib.datasets import (
     splits,
     synthetic,
 )
+from dftlib.errors import DataError
 
 FRAMES = {"lfw": lfw.FRAME, "celeba": celeba.FRAME, "muct": muct.FRAME}
 DATA = os.environ.get("DFT_DATA", "")
@@ -415,7 +415,7 @@ def test_a_missing_file_or_folder_is_named_with_what_fetches_it(root: Path, path
     with pytest.raises(DataError) as error:
         load_dataset(name, root)
     assert f"{root / path}" in str(error.value)
-    assert f"python -m dftlib.datasets download {name} --to {root}, or set data_root" in str(error.value)
+    assert f"dft download {name} --to {root}, or set data_root" in str(error.value)
 
 
 @pytest.mark.parametrize(

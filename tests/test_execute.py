@@ -1,13 +1,16 @@
-"""Executing a notebook: parameters, one sentence for bad input and failed checks, and nothing that only looks finished."""
+"""The command `dft`; executing a notebook: one sentence for bad input and failed checks, nothing that only looks finished."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from dftlib import execute
-from dftlib.config import PROFILES
+from dftlib import cli
+from dftlib.cli import run as command
+from dftlib.paths import PROFILES
 
 
 @pytest.fixture
@@ -16,21 +19,56 @@ def notebook(tmp_path: Path) -> Path:
     path = tmp_path / "in.ipynb"
     cells = [
         new_code_cell("does: str = ''\ncount: int = 0", metadata={"tags": ["parameters"]}),
-        new_code_cell("from dftlib.config import DataError\nfrom dftlib import checks\nexec(does)"),
+        new_code_cell("from dftlib.errors import DataError\nfrom dftlib.notebook import checks\nexec(does)"),
     ]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
     return path
 
 
+def test_help_names_every_command_and_loads_nothing() -> None:
+    code = "import sys; from dftlib import cli; cli.main(['--help']); print(*{'torch', 'numpy', 'pandas'} & set(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1] == ""
+    for name, (what, example) in cli.COMMANDS.items():
+        assert f"  {name} " in said
+        assert what in said
+        assert example.startswith(f"dft {name}")
+        assert (Path(cli.__file__).parent / f"{name}.py").is_file()
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([name, "--help"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: dft {name} ")
+    assert f"dftlib {name} " in said or f"    dft {name}" in said
+    assert "Exit status: 0 " in " ".join(said.split())
+
+
+def test_a_command_that_isnt_there_and_one_whose_package_isnt(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["tuen"]) == 2
+    assert capsys.readouterr().err == f"There is no command 'tuen': choose one of {', '.join(cli.COMMANDS)}.\n"
+    for name in ("dftlib.cli.download", "dftlib.datasets.download"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    assert cli.main(["download", "lfw", "--to", "faces"]) == 2
+    assert capsys.readouterr().err == "`dft download` needs the package pooch: call pip install 'dftlib[kit,blackbox]'.\n"
+
+
 def run(notebook: Path, *options: str) -> int:
-    return execute.main([str(notebook), "--out", str(notebook.parent / "out.ipynb"), *options])
+    return command.main([str(notebook), "--out", str(notebook.parent / "out.ipynb"), *options])
 
 
 def names(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_parameters_are_laid_over_each_other(notebook: Path) -> None:
     file = notebook.with_name("given.yaml")
     file.write_text("count: 1\ndoes: print(count)\n")
@@ -46,6 +84,7 @@ def test_parameters_are_laid_over_each_other(notebook: Path) -> None:
     assert cell.outputs[0].text == "2\n"
 
 
+@pytest.mark.slow
 def test_a_fault_of_the_input_is_one_sentence(notebook: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(notebook, "-r", "does", "raise DataError('No such faces: fetch them.')") == 2
     assert capsys.readouterr().err.splitlines()[-1] == "No such faces: fetch them."
@@ -56,6 +95,7 @@ def test_a_fault_of_the_input_is_one_sentence(notebook: Path, capsys: pytest.Cap
     assert names(notebook.parent) == ["in.ipynb", "out.ipynb"]
 
 
+@pytest.mark.slow
 def test_a_failed_check_is_one_sentence_and_a_bug_has_its_traceback(notebook: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(notebook, "-r", "does", "checks.check('two is three', 2 == 3)") == 1
     error = capsys.readouterr().err
@@ -66,6 +106,7 @@ def test_a_failed_check_is_one_sentence_and_a_bug_has_its_traceback(notebook: Pa
     assert names(notebook.parent) == ["in.ipynb", "out.stopped.ipynb"]
 
 
+@pytest.mark.slow
 def test_a_failure_leaves_the_last_whole_notebook(notebook: Path) -> None:
     assert run(notebook, "-p", "count", "5") == 0
     before = (notebook.parent / "out.ipynb").read_bytes()

@@ -7,72 +7,75 @@ import numpy as np
 import pytest
 import torch
 
-from dftlib import evaluation, experiments, perturbation, tables
-from dftlib.config import DataError, Profile, load_profile
-from dftlib.experiments import Cell, Outcome
+from dftlib.errors import DataError
+from dftlib.experiments import lab, tables
+from dftlib.experiments.lab import Cell, Lab, Outcome
+from dftlib.experiments.profile import load_profile
+from dftlib.metrics import classification
+from dftlib.perturbation import gradient
 
 CELL = Cell(5, "Gender", "press", "studio", "subject", 0)
 
 
 @pytest.fixture(scope="module")
-def outcome(few_faces: Profile) -> Outcome:
-    return experiments.outcome(few_faces, CELL)
+def outcome(few_faces: Lab) -> Outcome:
+    return few_faces.outcome(CELL)
 
 
-def test_the_paper_s_21_cells(few_faces: Profile) -> None:
-    cells = experiments.cells(few_faces, 2, 3, 5, 6)
+def test_the_paper_s_21_cells(few_faces: Lab) -> None:
+    cells = few_faces.cells(2, 3, 5, 6)
     assert len(cells) == 21
     assert [sum(c.table == t for c in cells) for t in (2, 3, 5, 6)] == [3, 6, 6, 6]
     assert {c.data == c.model for c in cells if c.table in (2, 3)} == {True}
     assert {(c.data, c.model) for c in cells if c.table == 5} == {
-        (a, b) for a in few_faces.datasets for b in few_faces.datasets if a != b
+        (a, b) for a in few_faces.profile.datasets for b in few_faces.profile.datasets if a != b
     }
 
 
 def test_gender_also_runs_under_every_seed_and_protocol() -> None:
     wide = load_profile("small", seeds=[0, 1, 2])
-    runs = {(c.protocol, c.seed) for c in experiments.cells(wide, 5)}
+    runs = {(c.protocol, c.seed) for c in Lab(wide).cells(5)}
     assert runs == {("subject", 0), ("subject", 1), ("subject", 2), ("paper", 0)}
-    assert {(c.protocol, c.seed) for c in experiments.cells(wide, 6)} == {("subject", 0)}
+    assert {(c.protocol, c.seed) for c in Lab(wide).cells(6)} == {("subject", 0)}
 
 
-def test_a_row_says_what_its_scores_say(few_faces: Profile, outcome: Outcome) -> None:
-    data = experiments.faces(few_faces, "press", "subject")
-    assert set(data.split[outcome.test_rows]) == {"test"}
-    net = experiments.classifier(few_faces, "studio", "Gender", "subject", 0)
-    tuned = net.scores(outcome.perturbation.apply(data.images[outcome.test_rows]))
-    torch.testing.assert_close(tuned, outcome.after, rtol=0, atol=1e-6)
+def test_a_row_says_what_its_scores_say(few_faces: Lab, outcome: Outcome) -> None:
+    data, test = few_faces.faces("press", "subject"), outcome.test
+    assert set(data.split[test.rows]) == {"test"}
+    labels, net = test.labels.numpy(), few_faces.classifier("studio", "Gender", "subject", 0)
+    tuned = net.scores(outcome.perturbation.apply(test.images))
+    torch.testing.assert_close(tuned, outcome.scores["after"], rtol=0, atol=1e-6)
     row = outcome.row
-    assert row["after"] == pytest.approx(100 * evaluation.accuracy(tuned, outcome.labels))
-    assert row["before"] == pytest.approx(100 * evaluation.accuracy(net.scores(data.images[outcome.test_rows]), outcome.labels))
-    own = experiments.classifier(few_faces, "press", "Gender", "subject", 0)
-    assert row["oracle"] == pytest.approx(100 * evaluation.accuracy(own.scores(data.images[outcome.test_rows]), outcome.labels))
-    assert float(str(row["gained"])) - float(str(row["lost"])) == pytest.approx(row["rise"] / 100 * len(outcome.labels))
-    assert row["psnr"] > few_faces.min_psnr - 0.5
+    assert row["after"] == pytest.approx(100 * classification.accuracy(tuned, labels))
+    assert row["before"] == pytest.approx(100 * classification.accuracy(net.scores(test.images), labels))
+    own = few_faces.classifier("press", "Gender", "subject", 0)
+    assert row["oracle"] == pytest.approx(100 * classification.accuracy(own.scores(test.images), labels))
+    assert float(str(row["gained"])) - float(str(row["lost"])) == pytest.approx(row["rise"] / 100 * len(test))
+    assert row["psnr"] > few_faces.profile.min_psnr - 0.5
 
 
-def test_controls_learn_from_fitting_pictures_alone(few_faces: Profile, outcome: Outcome) -> None:
-    rows = experiments.fit_rows(few_faces, CELL)
-    data = experiments.faces(few_faces, "press", "subject")
+def test_controls_learn_from_fitting_pictures_alone(few_faces: Lab, outcome: Outcome) -> None:
+    rows = few_faces.splits(CELL)[0].rows
+    data = few_faces.faces("press", "subject")
     assert set(data.split[rows]) == {"train"}
-    assert outcome.row["n_fit"] == len(rows) <= few_faces.n_fit
+    assert outcome.row["n_fit"] == len(rows) <= few_faces.profile.n_fit
     male = data.labels["Gender"].to_numpy()
     majority = int(male[rows].mean() >= 0.5)
-    assert outcome.row["trivial"] == pytest.approx(100 * (male[outcome.test_rows] == majority).mean())
+    assert outcome.row["trivial"] == pytest.approx(100 * (male[outcome.test.rows] == majority).mean())
 
 
-def test_a_cell_is_paid_once(few_faces: Profile, outcome: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_is_paid_once(few_faces: Lab, outcome: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("this was computed before")
 
-    monkeypatch.setattr(perturbation, "fit", refuse)
-    monkeypatch.setattr(experiments, "_scores", refuse)
-    again = experiments.outcome(few_faces, CELL)
+    monkeypatch.setattr(gradient, "fit", refuse)
+    monkeypatch.setattr(Lab, "_scores", refuse)
+    again = few_faces.outcome(CELL)
     np.testing.assert_equal(again.row, outcome.row)
     assert torch.equal(again.perturbation.n, outcome.perturbation.n)
 
 
-def test_another_parameter_is_another_fit(few_faces: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_parameter_is_another_fit(few_faces: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
 
     called: list[object] = []
 
@@ -80,48 +83,45 @@ def test_another_parameter_is_another_fit(few_faces: Profile, monkeypatch: pytes
         called.append(arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(perturbation, "fit", fit)
+    monkeypatch.setattr(gradient, "fit", fit)
     with pytest.raises(KeyboardInterrupt):
-        experiments.fitted(replace(few_faces, weight=7.0), CELL)
+        few_faces.other(weight=7.0).fitted(CELL)
     assert len(called) == 1
 
 
 def test_published_numbers_stand_beside_real_data_sets_only(outcome: Outcome) -> None:
     assert tables.outcomes([outcome])["published_before"].isna().all()
     assert tables.published_confusion([outcome]) == []
-    real = Outcome(
-        Cell(5, "Gender", "lfw", "celeba", "subject", 0),
-        {**outcome.row, "data": "lfw", "model": "celeba"},
-        outcome.labels, outcome.before, outcome.after, outcome.test_rows, outcome.perturbation, outcome.scores, outcome.right,
-    )  # fmt: skip
+    row = {**outcome.row, "data": "lfw", "model": "celeba"}
+    real = replace(outcome, cell=Cell(5, "Gender", "lfw", "celeba", "subject", 0), row=row)
     assert tables.outcomes([real])[["published_before", "published_after"]].to_numpy().tolist() == [[56.01, 86.33]]
 
 
 def test_confusion_rows(outcome: Outcome) -> None:
     found = tables.confusion([outcome]).set_index(["stage", "truth"])
-    said = outcome.after.argmax(1).numpy()
-    expected = 100 * (said[outcome.labels == 1] == 1).mean()
+    said, labels = outcome.scores["after"].argmax(1).numpy(), outcome.test.labels.numpy()
+    expected = 100 * (said[labels == 1] == 1).mean()
     assert found["predicted_present"].to_dict()["after", "present"] == pytest.approx(expected)
     assert (found["predicted_present"] + found["predicted_absent"]).to_numpy() == pytest.approx(100)
 
 
-def test_only_the_printed_map_changes_pictures_at_zero(few_faces: Profile) -> None:
+def test_only_the_printed_map_changes_pictures_at_zero(few_faces: Lab) -> None:
     zero = tables.boxes_at_zero(few_faces)
     printed = zero["box"].to_numpy() == "printed"
     assert (zero["at_zero"].to_numpy() == zero["original"].to_numpy())[~printed].all()
     assert (zero["psnr"].to_numpy()[printed] < 20).all()
 
 
-def test_the_summary_counts_every_picture(few_faces: Profile) -> None:
+def test_the_summary_counts_every_picture(few_faces: Lab) -> None:
     summary = tables.data_summary(few_faces)
     gender = summary.query("attribute == 'Gender'")
     assert gender.groupby("data")["pictures"].sum().to_list() == [120] * 3
     assert (summary["people_also_in_train"] == 0).all()
 
 
-def test_classifiers_at_home_and_away(few_faces: Profile) -> None:
+def test_classifiers_at_home_and_away(few_faces: Lab) -> None:
 
-    accuracy = tables.classifier_accuracy(replace(few_faces, head_epochs=1))
+    accuracy = tables.classifier_accuracy(few_faces.other(head_epochs=1))
     gender = accuracy.query("attribute == 'Gender'")
     assert len(gender) == 18  # two backbones, three models, three data sets
     assert accuracy["accuracy"].between(accuracy["accuracy_lo"], accuracy["accuracy_hi"]).all()
@@ -130,15 +130,15 @@ def test_classifiers_at_home_and_away(few_faces: Profile) -> None:
 def test_a_vanished_weight_file_is_said(tmp_path: Path) -> None:
 
     lost = load_profile("paper", weights=str(tmp_path / "no.pth"))
-    with pytest.raises(DataError, match=r"are missing: call python -m dftlib\.datasets download vggface"):
-        experiments.body(lost)
+    with pytest.raises(DataError, match=r"are missing: call dft download vggface"):
+        Lab(lost).body()
 
 
-def test_every_control_stands_beside_n(few_faces: Profile, outcome: Outcome) -> None:
+def test_every_control_stands_beside_n(few_faces: Lab, outcome: Outcome) -> None:
     found = tables.controls(few_faces, [outcome]).set_index("control")
-    assert set(found.index) == {"unaligned", "before", "after", "oracle", *experiments.REMEDIES, *experiments.ON_N}
+    assert set(found.index) == {"unaligned", "before", "after", "oracle", *lab.REMEDIES, *lab.ON_N}
     row = outcome.row
-    for name in ("unaligned", *experiments.REMEDIES):
+    for name in ("unaligned", *lab.REMEDIES):
         assert found.loc[name, "accuracy"] == pytest.approx(row[name])
     for ours, theirs in (
         ("over", "rise"),
@@ -149,62 +149,57 @@ def test_every_control_stands_beside_n(few_faces: Profile, outcome: Outcome) -> 
     ):
         assert found.loc["before", ours] == pytest.approx(row[theirs])
     assert (found[["over", "over_lo", "over_hi"]].loc["after"] == 0).all()
-    assert row["over_best"] == pytest.approx(row["after"] - max(row[name] for name in ("before", *experiments.REMEDIES)))
+    assert row["over_best"] == pytest.approx(row["after"] - max(row[name] for name in ("before", *lab.REMEDIES)))
     assert found["balanced"]["after"] == pytest.approx(row["balanced_after"])
 
 
-def test_the_controls_on_n_are_those_scored_under_each(few_faces: Profile, outcome: Outcome) -> None:
-    found, cell = experiments.controlled(few_faces, outcome), outcome.cell
-    assert tuple(found) == experiments.ON_N
-    model = experiments.classifier(few_faces, cell.model, cell.attribute, cell.protocol, cell.seed)
-    images = experiments.faces(few_faces, cell.data, cell.protocol).images[outcome.test_rows]
-    flipped = replace(outcome.perturbation, n=-outcome.perturbation.n)
-    scores = experiments.under(model, flipped, images).numpy()
-    assert np.array_equal(found["flipped"], scores.argmax(1) == outcome.labels)
+def test_the_controls_on_n_are_those_scored_under_each(few_faces: Lab, outcome: Outcome) -> None:
+    found = few_faces.controlled(outcome)
+    assert tuple(found) == lab.ON_N
+    flipped = outcome.perturbation.with_n(-outcome.perturbation.n)
+    scores = lab.under(few_faces.model(outcome.cell), flipped, outcome.test.images).numpy()
+    assert np.array_equal(found["flipped"], scores.argmax(1) == outcome.test.labels.numpy())
 
 
-def test_pictures_are_scored_as_their_set_usually_crops_them_too(few_faces: Profile, outcome: Outcome) -> None:
-    cell = outcome.cell
-    model = experiments.classifier(few_faces, cell.model, cell.attribute, cell.protocol, cell.seed)
-    loose = experiments.faces(replace(few_faces, align="none"), cell.data, cell.protocol).images[outcome.test_rows]
-    assert not np.array_equal(loose, experiments.faces(few_faces, cell.data, cell.protocol).images[outcome.test_rows])
-    torch.testing.assert_close(outcome.scores["unaligned"], model.scores(loose), atol=1e-4, rtol=0)
+def test_images_are_scored_as_their_set_usually_crops_them_too(few_faces: Lab, outcome: Outcome) -> None:
+    loose = few_faces.other(align="none").of_cell(outcome.cell, outcome.test.rows).images
+    assert not np.array_equal(loose, outcome.test.images)
+    torch.testing.assert_close(outcome.scores["unaligned"], few_faces.model(outcome.cell).scores(loose), atol=1e-4, rtol=0)
 
 
-def test_shuffled_labels_are_the_same_labels_dealt_anew(few_faces: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shuffled_labels_are_the_same_labels_dealt_anew(few_faces: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def fit(*arguments: object) -> None:
         seen.append(arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(perturbation, "fit", fit)
-    for shuffled in (False, True):
+    monkeypatch.setattr(gradient, "fit", fit)
+    other = few_faces.other(weight=3.0)
+    for fitted in (other.fitted, other.shuffled):
         with pytest.raises(KeyboardInterrupt):
-            experiments.fit_cell(few_faces, CELL, replace(experiments.settings_of(few_faces), weight=3.0), shuffled=shuffled)
+            fitted(CELL)
     for labels in (2, 4):
         true, dealt = (torch.as_tensor(arguments[labels]) for arguments in seen)
         assert torch.equal(true.sort().values, dealt.sort().values)
         assert not torch.equal(true, dealt)
 
 
-def test_the_gate_opens_for_a_gain_on_validation_alone(few_faces: Profile, outcome: Outcome) -> None:
-    row, scores = outcome.row, outcome.scores
-    rows = experiments.val_rows(few_faces, CELL)
-    y = experiments.labels_of(few_faces, "press", "Gender", rows, "subject").numpy()
-    people = experiments.faces(few_faces, "press", "subject").subjects[rows]
-    was, now = (scores[f"val_{stage}"].argmax(1).numpy() == y for stage in ("before", "after"))
-    low = evaluation.compared(was, now, people)["rise_lo"]
+def test_the_gate_opens_for_a_gain_on_validation_alone(few_faces: Lab, outcome: Outcome) -> None:
+    row, scores, val = outcome.row, outcome.scores, few_faces.splits(CELL)[1]
+    was, now = (scores[f"val_{stage}"].argmax(1).numpy() == val.labels.numpy() for stage in ("before", "after"))
+    drawn = classification.people_drawn(val.subjects)
+    low = 100 * classification.interval(classification.gain(now, was, drawn))[0]
     assert row["val_rise_lo"] == pytest.approx(low)
     assert row["recommended"] == (low > 0)
     assert row["after_gate"] == pytest.approx(row["after"] if low > 0 else row["before"])
 
 
-def test_subgroups_make_up_the_whole(few_faces: Profile, outcome: Outcome) -> None:
+def test_subgroups_make_up_the_whole(few_faces: Lab, outcome: Outcome) -> None:
     groups = tables.subgroups(few_faces, [outcome], smallest=1).set_index("group")
     for pair in (["women", "men"], ["no glasses", "glasses"]):
         own = groups.loc[pair]
-        assert own["n"].sum() == len(outcome.labels)
+        assert own["n"].sum() == len(outcome.test)
         assert np.average(own["after"], weights=own["n"]) == pytest.approx(outcome.row["after"])
         assert own["gained"].sum() == outcome.row["gained"]
     assert len(tables.subgroups(few_faces, [outcome], smallest=10_000)) == 0

@@ -18,12 +18,12 @@ from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from dftlib import figures
 from dftlib.datasets import ATTRIBUTES, FaceDataset
-from dftlib.experiments import ON_N, REMEDIES
-from dftlib.figures import Block, Panel
-from dftlib.illustration import example
-from dftlib.perturbation import Perturbation
+from dftlib.experiments.lab import ON_N, REMEDIES
+from dftlib.perturbation.perturbation import Perturbation
+from dftlib.plots import data_finetuning, illustration, studies, style
+from dftlib.plots.illustration import example
+from dftlib.plots.style import Block, Panel
 
 mpl.use("Agg")
 SIZE, NOTE = 24, "synthetic faces"
@@ -41,7 +41,7 @@ def faces(name: str = "studio", people: int = 30) -> FaceDataset:
     """Two pictures a person; MUCT's people are 0, 100, 200 … 900 and 1, 101 …, and only who may be shown is not red."""
     subjects = np.repeat([f"{100 * (i % 10) + i // 10:03d}" for i in range(people)], 2)
     images = np.random.default_rng(0).integers(0, 200, (len(subjects), 3, SIZE, SIZE)).astype(np.uint8)
-    images[~np.isin(subjects, figures.MUCT_SHOWABLE)] = np.array([255, 0, 0], np.uint8)[:, None, None]
+    images[~np.isin(subjects, style.MUCT_SHOWABLE)] = np.array([255, 0, 0], np.uint8)[:, None, None]
     labels = pd.DataFrame({a: np.arange(len(subjects)) // 2 % 2 for a in ATTRIBUTES}, dtype="int8")
     return FaceDataset(name, images, labels, subjects, np.full(len(subjects), "test"), subjects)
 
@@ -142,44 +142,53 @@ SIX = [panel(f"{name}: {cell}") for name, cell in zip(NAMES, ["LFW by CelebA"] *
 PUBLISHED = [np.arange(8.0).reshape(2, 2, 2) + 10] * 3
 made = cache(example)
 FIGURES: dict[str, tuple[Callable[[str], Figure], set[str]]] = {
-    "samples": (lambda note: figures.samples([faces(), faces("muct")], note=note), {"female", "male"}),
+    "samples": (lambda note: data_finetuning.samples([faces(), faces("muct")], note=note), {"female", "male"}),
     "perturbations": (
-        lambda note: figures.perturbations([(f"{a}: LFW", perturbation(0.1)) for a in NAMES[:3]], note),
+        lambda note: data_finetuning.perturbations([(f"{a}: LFW", perturbation(0.1)) for a in NAMES[:3]], note),
         {"luminance of N (half log-odds)", "N, each stretched"},
     ),
-    "one perturbation": (lambda note: figures.perturbations([("Smiling: LFW", perturbation(0.1))], note), {"luminance of N"}),
+    "one perturbation": (
+        lambda note: data_finetuning.perturbations([("Smiling: LFW", perturbation(0.1))], note),
+        {"luminance of N"},
+    ),
     "corrected": (
-        lambda note: figures.corrected([block(title=f"{a}: LFW by CelebA") for a in NAMES[:3]], note=note),
+        lambda note: data_finetuning.corrected([block(title=f"{a}: LFW by CelebA") for a in NAMES[:3]], note=note),
         {"before", "after", "below each: score of its true class"},
     ),
     "one distribution": (
-        lambda note: figures.score_distributions(SIX[:1], ("not smiling", "smiling"), note),
+        lambda note: data_finetuning.score_distributions(SIX[:1], ("not smiling", "smiling"), note),
         {"not smiling", "smiling", "decision boundary", "score of 'smiling'", "share of class (%)"},
     ),
-    "distributions": (lambda note: figures.score_distributions(SIX, note=note), {"absent", "present", "score of 'present'"}),
-    "four distributions": (lambda note: figures.score_distributions(SIX[:4], note=note), {"absent", "present"}),
+    "distributions": (
+        lambda note: data_finetuning.score_distributions(SIX, note=note),
+        {"absent", "present", "score of 'present'"},
+    ),
+    "four distributions": (lambda note: data_finetuning.score_distributions(SIX[:4], note=note), {"absent", "present"}),
     "roc": (
-        lambda note: figures.roc_curves(SIX, note),
+        lambda note: data_finetuning.roc_curves(SIX, note),
         {"before", "after", "chance", "threshold 0.5", "false positive rate (%)", "true positive rate (%)"},
     ),
-    "one roc": (lambda note: figures.roc_curves(SIX[:1], note), {"before", "after", "chance", "threshold 0.5"}),
-    "four rocs": (lambda note: figures.roc_curves(SIX[:4], note), {"chance"}),
-    "confusion": (lambda note: figures.confusion(SIX[:3], PUBLISHED, note=note), {"true class", "present", "absent", "(17.0)"}),
-    "one confusion": (lambda note: figures.confusion(SIX[:1], note=note), {"predicted (% of true class)"}),
+    "one roc": (lambda note: data_finetuning.roc_curves(SIX[:1], note), {"before", "after", "chance", "threshold 0.5"}),
+    "four rocs": (lambda note: data_finetuning.roc_curves(SIX[:4], note), {"chance"}),
+    "confusion": (
+        lambda note: data_finetuning.confusion(SIX[:3], PUBLISHED, note=note),
+        {"true class", "present", "absent", "(17.0)"},
+    ),
+    "one confusion": (lambda note: data_finetuning.confusion(SIX[:1], note=note), {"predicted (% of true class)"}),
     "rise": (
-        lambda note: figures.rise(table(), note),
+        lambda note: data_finetuning.rise(table(), note),
         {"before", "after", "before, in the paper", "after, in the paper", "majority class", "best threshold alone"}
         | {"Smiling: LFW by CelebA", "+19.0 [+16.0, +22.0]", "accuracy (%) with 95 % interval"},
     ),
-    "rise of seeds": (lambda note: figures.rise(table(False, 3), note), {"Attractive: CelebA by LFW, seed 2"}),
+    "rise of seeds": (lambda note: data_finetuning.rise(table(False, 3), note), {"Attractive: CelebA by LFW, seed 2"}),
     "rise of groups": (
-        lambda note: figures.rise(
+        lambda note: data_finetuning.rise(
             pd.concat([table(False).assign(group=g) for g in ("women", "men")]).drop(columns=["trivial", "threshold"]), note
         ),
         {"Attractive: CelebA by LFW, women"},
     ),
     "label budgets": (
-        lambda note: figures.label_budgets(budgets(3), note),
+        lambda note: studies.label_budgets(budgets(3), note),
         {
             "data fine-tuning",
             "model fine-tuning, all layers",
@@ -189,26 +198,26 @@ FIGURES: dict[str, tuple[Callable[[str], Figure], set[str]]] = {
             "Smiling: lfw by celeba",
         },
     ),
-    "two label budgets": (lambda note: figures.label_budgets(budgets(2), note), {"accuracy on test pictures (%)"}),
-    "rounds": (lambda note: figures.rounds(rounds(), note), {"both in turn", "round", "accuracy on test pictures (%)"}),
+    "two label budgets": (lambda note: studies.label_budgets(budgets(2), note), {"accuracy on test pictures (%)"}),
+    "rounds": (lambda note: studies.rounds(rounds(), note), {"both in turn", "round", "accuracy on test pictures (%)"}),
     "frontier": (
-        lambda note: figures.frontier(frontier(), note),
+        lambda note: studies.frontier(frontier(), note),
         {"PSNR (dB)", "SSIM", "PASS", "before", "28.5", "distance summed, as printed"},
     ),
     "controls": (
-        lambda note: figures.controls(controls(), note),
+        lambda note: studies.controls(controls(), note),
         {"Gender: muct by celeba", "colour threshold", "+10.0", "accuracy under N less the control's (points)"},
     ),
     "scorecard": (
-        lambda note: figures.scorecard(card(), note),
+        lambda note: studies.scorecard(card(), note),
         {"The sign agrees in 8 of 12 cells", "the paper", "Table 5: Gender, other data", "Pale Skin: lfw by celeba"},
     ),
     "two ways": (
-        lambda note: figures.two_ways(made(), note=note),
+        lambda note: illustration.two_ways(made(), note=note),
         {"absent", "present", "decision boundary", "before fine-tuning", "first pixel", "second pixel"},
     ),
     "score path": (
-        lambda note: figures.score_path(made(), note=note),
+        lambda note: illustration.score_path(made(), note=note),
         {"absent", "present", "first pixel", "second pixel", "score of 'present'", "(f) scores of Z = X + N"},
     ),
 }
@@ -244,7 +253,7 @@ def test_a_figure_is_labelled_legible_and_leaves_no_trace(name: str) -> None:
     assert plt.get_fignums() == []
     texts = drawn(figure)
     assert wanted | {NOTE} <= {text for text, _ in texts}
-    assert figure.get_size_inches()[0] <= figures.PAGE
+    assert figure.get_size_inches()[0] <= style.PAGE
     width, height = figure.get_size_inches() * figure.dpi
     for text, box in texts:
         assert box.x0 >= 0, text
@@ -257,16 +266,16 @@ def test_a_figure_is_labelled_legible_and_leaves_no_trace(name: str) -> None:
 
 
 def test_a_figure_looks_the_same_whatever_the_users_style_is() -> None:
-    plain = drawn(figures.rise(table()))
+    plain = drawn(data_finetuning.rise(table()))
     with plt.rc_context({"font.size": 20, "xtick.labelsize": 30, "figure.dpi": 60}):
-        styled = drawn(figures.rise(table()))
+        styled = drawn(data_finetuning.rise(table()))
     assert [text for text, _ in styled] == [text for text, _ in plain]
     assert np.allclose([box.bounds for _, box in styled], [box.bounds for _, box in plain])
 
 
 def test_a_failing_figure_is_closed_too() -> None:
     with pytest.raises(KeyError):
-        figures.rise(table().drop(columns="before"))
+        data_finetuning.rise(table().drop(columns="before"))
     assert plt.get_fignums() == []
 
 
@@ -274,23 +283,26 @@ def test_a_failing_figure_is_closed_too() -> None:
 def test_of_muct_only_the_people_its_authors_name_are_showable(name: str) -> None:
     data = faces(name)
     rows = np.arange(len(data))[::-1]
-    shown = figures.showable(data, rows)
-    assert set(data.subjects[shown]) == set(figures.MUCT_SHOWABLE) & set(data.subjects)
+    shown = style.showable(data, rows)
+    assert set(data.subjects[shown]) == set(style.MUCT_SHOWABLE) & set(data.subjects)
     assert (np.diff(shown) < 0).all()  # in the order asked for
-    assert (figures.showable(faces("lfw"), rows) == rows).all()
+    assert (style.showable(faces("lfw"), rows) == rows).all()
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_no_figure_lets_another_face_of_muct_through(seed: int) -> None:
     everyone = 60  # more than there are, so that nobody is left out by chance
-    for figure in (figures.samples([faces("muct")], everyone, seed), figures.corrected([block("muct")], everyone, seed)):
+    for figure in (
+        data_finetuning.samples([faces("muct")], everyone, seed),
+        data_finetuning.corrected([block("muct")], everyone, seed),
+    ):
         assert not (pixels(figure) == [255, 0, 0]).all(1).any()
-    assert (pixels(figures.samples([faces("lfw")], everyone, seed)) == [255, 0, 0]).all(1).any()
+    assert (pixels(data_finetuning.samples([faces("lfw")], everyone, seed)) == [255, 0, 0]).all(1).any()
 
 
 def test_people_are_shown_once_before_any_twice() -> None:
     data = faces()
-    chosen = figures.some_faces(data, np.arange(len(data)), 30, 0)
+    chosen = style.some_faces(data, np.arange(len(data)), 30, 0)
     assert len(set(data.subjects[chosen])) == 30
 
 
@@ -301,7 +313,7 @@ def test_corrected_shows_what_was_set_right_with_its_scores() -> None:
     shown = Panel(
         "Smiling", [0.2, 0.9, 0.7, 0.1], [0.81, 0.9, 0.04, 0.3], np.array([1, 1, 0, 1])
     )  # set right: the 1st and the 3rd
-    figure = figures.corrected([Block(shown, data, rows, perturbation())])
+    figure = data_finetuning.corrected([Block(shown, data, rows, perturbation())])
     assert set(np.unique(pixels(figure))) == {10, 30, 255}
     texts = [text for text, _ in drawn(figure)]
     assert {"0.20", "0.81", "0.30", "0.96", "Smiling: of 4 pictures 2 set right, 0 set wrong"} <= set(texts)
@@ -309,18 +321,18 @@ def test_corrected_shows_what_was_set_right_with_its_scores() -> None:
 
 def test_corrected_without_any_picture_is_still_a_figure() -> None:
     wrong = Panel("Smiling", [0.2, 0.2], [0.2, 0.2], np.array([1, 1]))
-    figure = figures.corrected([Block(wrong, faces(), np.array([0, 1]), perturbation())])
+    figure = data_finetuning.corrected([Block(wrong, faces(), np.array([0, 1]), perturbation())])
     assert "Smiling: of 2 pictures 0 set right, 0 set wrong" in [text for text, _ in drawn(figure)]
 
 
 def test_numbers_in_the_figures_are_those_of_the_scores() -> None:
     labels = np.array([0, 0, 0, 0, 1, 1])
     small = Panel("P", [0.1, 0.2, 0.3, 0.8, 0.7, 0.9], [0.1, 0.2, 0.3, 0.4, 0.8, 0.9], labels)
-    cells = figures.confusion([small]).axes[0]
+    cells = data_finetuning.confusion([small]).axes[0]
     assert cells.get_title() == "P\nbefore: 83.3 % right"
     found = {tuple(text.xy): text.get_text() for text in cells.texts if isinstance(text, Annotation)}
     assert found == {(0, 0): "100.0", (1, 0): "0.0", (0, 1): "25.0", (1, 1): "75.0"}  # (predicted, true), 'present' first
-    assert figures.roc_curves([small]).axes[0].get_title() == "P\narea 0.875 → 1.000"
-    before = figures.score_distributions([small]).axes[0]
+    assert data_finetuning.roc_curves([small]).axes[0].get_title() == "P\narea 0.875 → 1.000"
+    before = data_finetuning.score_distributions([small]).axes[0]
     heights = [bar.get_height() for bar in before.patches if isinstance(bar, Rectangle)]
     assert sorted(heights)[-7:] == [0, 25, 25, 25, 25, 50, 50]

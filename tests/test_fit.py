@@ -1,4 +1,4 @@
-"""One perturbation over several processes (torch.distributed), and the command `python -m dftlib.fit`."""
+"""One perturbation over several processes (torch.distributed), and the command `dft fit`."""
 
 import os
 import subprocess
@@ -14,15 +14,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
-from dftlib import experiments, perturbation
-from dftlib import fit as command
-from dftlib.classifiers import Pictures, TorchClassifier
-from dftlib.config import load_profile
-from dftlib.experiments import Cell
-from dftlib.models import AttributeNet, Backbone
-from dftlib.perturbation import Perturbation, Settings, fit
+from dftlib.classifiers.base import TorchClassifier
+from dftlib.cli import fit as command
+from dftlib.experiments.lab import Cell, Lab
+from dftlib.experiments.profile import load_profile
+from dftlib.images import Pictures
+from dftlib.models.backbones import AttributeNet
+from dftlib.models.base import Backbone
+from dftlib.perturbation import gradient
+from dftlib.perturbation.gradient import Settings, fit
+from dftlib.perturbation.perturbation import Perturbation
 
-STEEPEST = Settings(
+STEEPEST = Settings.paper(
     optimiser="steepest", learning_rate=0.03, min_psnr=30, mirror=True, batch_size=8, inner_steps=2, epochs=3, patience=3
 )
 CASES = {
@@ -30,8 +33,8 @@ CASES = {
     "one picture left for two processes": replace(STEEPEST, batch_size=20),
     "batch of nearly all": replace(STEEPEST, batch_size=200),
     "by steps": replace(STEEPEST, steps=30, temperature=0, balance=True),
-    "the paper's": Settings(learning_rate=0.01, batch_size=8, inner_steps=2, epochs=3),
-    "printed, summed": Settings(box="printed", distance="sum", learning_rate=0.01, batch_size=8, inner_steps=1, epochs=2),
+    "the paper's": Settings.paper(learning_rate=0.01, batch_size=8, inner_steps=2, epochs=3),
+    "printed, summed": Settings.paper(box="printed", distance="sum", learning_rate=0.01, batch_size=8, inner_steps=1, epochs=2),
 }
 
 
@@ -124,7 +127,7 @@ def run(cache: Path, *words: str, processes: int = 0) -> subprocess.CompletedPro
     launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"] if processes else []
     environment = {**os.environ, "DFT_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, *launcher, "-m", "dftlib.fit", *words], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *launcher, "-m", "dftlib", "fit", *words], env=environment, capture_output=True, text=True, timeout=300
     )
 
 
@@ -138,7 +141,7 @@ def test_the_command_fits_the_same_under_torchrun_and_a_notebook_finds_the_fit(
         assert done.returncode == 0, done.stderr
         found.append(Perturbation.load(out))
         after, before = found[-1].about["history"][0]["val_accuracy"], found[-1].about["start"]
-        said = f"{100 * max(before, after):.1f} % of the validation pictures right, {100 * before:.1f} % without N "
+        said = f"{100 * max(before, after):.1f} % of the validation images right, {100 * before:.1f} % without N "
         assert done.stdout.count(f"{out}: {said}(round {int(after > before)} of 1).\n") == 1
         kept = list((cache / "perturbations").iterdir())
         assert sorted(p.suffix for p in kept) == [".png", ".safetensors"]
@@ -146,9 +149,9 @@ def test_the_command_fits_the_same_under_torchrun_and_a_notebook_finds_the_fit(
     torch.testing.assert_close(found[0].n, found[1].n, rtol=0, atol=1e-5)
 
     monkeypatch.setenv("DFT_CACHE", str(cache))
-    monkeypatch.setattr(perturbation, "fit", lambda *_: pytest.fail("fitted once more"))
+    monkeypatch.setattr(gradient, "fit", lambda *_: pytest.fail("fitted once more"))
     profile = load_profile("demo", n_train=40, n_val=31, n_fit=41, steps=1, precision="float32")
-    known = experiments.fitted(profile, Cell(5, "Gender", "webcam", "studio", "subject", 0))
+    known = Lab(profile).fitted(Cell(5, "Gender", "webcam", "studio", "subject", 0))
     assert torch.equal(known.n, found[1].n)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from typing import Any
+from unittest.mock import Mock
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
@@ -11,11 +12,12 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from test_similarity import Spy
 from torch import Tensor, nn
 
-from dftlib import flipping
-from dftlib.attributes import ConvNets, Network, losses, present
-from dftlib.flipping import Flips, flip
+from dftlib.models.attribute_networks import ConvNets, Network, losses, present
+from dftlib.perturbation import per_image
+from dftlib.perturbation.per_image import Flips, flip
 
 SHAPE = (16, 12)
 WAYS = [(method, search) for method in ("fgs", "ffa") for search in ("line", "iterative")]
@@ -129,7 +131,7 @@ class Alone:
     def iterative(self) -> tuple[Tensor, float]:
         z = self.picture
         way = torch.zeros_like(z)
-        for step in range(1, flipping.STEPS + 1):
+        for step in range(1, per_image.STEPS + 1):
             if self.asks(z) == self.was:  # or else only the rounded picture isn't over the border yet: on as before
                 way = self.direction(z)
             z = (z + way).clamp(0, 255)
@@ -164,15 +166,15 @@ def every_size(w: NDArray[np.int8], b: float, x: Pixels, method: str, search: st
 
     step = (-1 if above(x) else 1) * (np.sign(w) if method == "fgs" else w / max(abs(w).max(), 1))
     sizes = np.arange(1, 257) if method == "fgs" else np.arange(1, 2049) / 8
-    for size in range(1, flipping.STEPS + 1) if search == "iterative" else sizes:
+    for size in range(1, per_image.STEPS + 1) if search == "iterative" else sizes:
         z = np.clip(x + size * step, 0, 255)
         if above(np.round(z)) != above(x) and (search == "line" or above(z) != above(x)):
             return np.round(z).astype(np.uint8), float(size)
     return x, math.inf
 
 
-@pytest.mark.parametrize("search", flipping.SEARCHES)
-@pytest.mark.parametrize("method", flipping.METHODS)
+@pytest.mark.parametrize("search", per_image.SEARCHES)
+@pytest.mark.parametrize("method", per_image.METHODS)
 @settings(max_examples=20)
 @given(x=pictures, w=weights, at=st.integers(-2000, 2000), y=labels)
 @example(x=np.full((3, 3, 2, 1), 255, np.uint8), w=np.full((3, 2, 1), 4, np.int8), at=-6000, y=[1.0, 1.0, -1.0])
@@ -245,7 +247,7 @@ def test_what_is_reported_holds_for_the_pictures_returned(kind: str, method: str
 def test_some_pictures_are_not_flipped(nets: dict[str, Network]) -> None:
     """Or else nothing would tell what becomes of them."""
     for kind, method in (("euclidean", "fgs"), ("softmax", "ffa")):
-        for search in flipping.SEARCHES:
+        for search in per_image.SEARCHES:
             found = flip(nets[kind], IMAGES, LABELS, method, search, kind)
             assert 0 < (~found.flipped).sum() < 16
             assert torch.equal(found.images[~found.flipped], IMAGES[~found.flipped])
@@ -293,7 +295,7 @@ def test_a_flip_doesnt_depend_on_the_other_pictures(
     seen: list[int] = []
     handle = net.register_forward_hook(lambda _net, images, _scores: seen.append(len(images[0])))
     for batch, count in ((1, 4), (5, 16)):
-        monkeypatch.setattr(flipping, "BATCH", batch)
+        monkeypatch.setattr(per_image, "BATCH", batch)
         found = flip(net, IMAGES[:count], LABELS[:count], method, search, loss, attribute)
         assert_same(found, Flips(wanted.images[:count], wanted.flipped[:count], wanted.size[:count]))
         assert max(seen) == batch
@@ -318,7 +320,7 @@ def test_only_what_hasnt_flipped_is_computed() -> None:
     assert seen == [4, 4, 3, 3, 2, 1, 1, 1, 1, 1, 2, 1]
     seen, found = rows(net, images, "fgs", "iterative")
     assert found.size.tolist() == [1, 3, 6, math.inf]
-    assert seen == [4, 4, 3, 3, 2, 2, 2] + [1] * (flipping.STEPS - 6)
+    assert seen == [4, 4, 3, 3, 2, 2, 2] + [1] * (per_image.STEPS - 6)
     seen, found = rows(net, images[:3], "ffa", "iterative")
     assert found.size.tolist() == [1, 3, 6]
     # each picture over the border once more, rounded
@@ -332,8 +334,8 @@ def test_most_rows_are_spared(nets: dict[str, Network]) -> None:
 
 
 def test_the_line_search_reaches_from_white_to_black_and_the_iterative_one_as_far_as_its_steps() -> None:
-    steps = flipping.STEPS
-    for method in flipping.METHODS:
+    steps = per_image.STEPS
+    for method in per_image.METHODS:
         # 254.5 is rounded to an even level
         assert flip(slope(-0.5), levels(255), torch.ones(1), method, "line").size.tolist() == [255 - (method == "ffa") / 2]
         found = flip(slope(-0.5), levels(steps - 1, steps, steps + 1, 255), torch.ones(4), method, "iterative")
@@ -341,7 +343,7 @@ def test_the_line_search_reaches_from_white_to_black_and_the_iterative_one_as_fa
         assert found.images[:, 0, 0, 0].tolist() == [0, 0, steps + 1, 255]
 
 
-@pytest.mark.parametrize("search", flipping.SEARCHES)
+@pytest.mark.parametrize("search", per_image.SEARCHES)
 def test_a_picture_that_is_wrong_is_set_right(nets: dict[str, Network], search: str) -> None:
     """FGS lowers the loss of a wrong one and raises that of a right one."""
     for kind in ("euclidean", "softmax"):
@@ -357,7 +359,7 @@ def test_a_picture_that_is_wrong_is_set_right(nets: dict[str, Network], search: 
         assert torch.equal(present(net(found.images.float() / 255), kind)[:, 0], y > 0)
 
 
-@pytest.mark.parametrize("search", flipping.SEARCHES)
+@pytest.mark.parametrize("search", per_image.SEARCHES)
 @pytest.mark.parametrize(("score", "y"), [(1.5, 1), (-1.5, -1), (1.0, 1)])
 def test_fgs_drives_a_score_beyond_its_label_away_from_the_border(search: str, score: float, y: int) -> None:
     """Equation 7 with the Euclidean loss; at the label itself there is no way at all. FFA doesn't mind, nor do wrong labels."""
@@ -372,7 +374,7 @@ def test_fgs_drives_a_score_beyond_its_label_away_from_the_border(search: str, s
         assert (found.images.float() - 100)[0, 0, 0, 0] * y < 0
 
 
-@pytest.mark.parametrize("search", flipping.SEARCHES)
+@pytest.mark.parametrize("search", per_image.SEARCHES)
 def test_ffa_needs_no_labels_and_turns_the_output_asked_for(nets: dict[str, Network], search: str) -> None:
     net, found = nets["moon"], []
     before = net(IMAGES.float() / 255) > 0
@@ -386,7 +388,7 @@ def test_ffa_needs_no_labels_and_turns_the_output_asked_for(nets: dict[str, Netw
     assert not torch.equal(found[0].images, found[1].images)
 
 
-@pytest.mark.parametrize("search", flipping.SEARCHES)
+@pytest.mark.parametrize("search", per_image.SEARCHES)
 def test_ffa_on_moon_moves_as_if_there_were_one_output(search: str) -> None:
     """The others are their own targets."""
     random = np.random.default_rng(0)
@@ -464,13 +466,26 @@ def test_unknown_methods_and_searches_are_refused(nets: dict[str, Network], meth
         flip(nets["euclidean"], IMAGES, LABELS, method, search)
 
 
-@pytest.mark.parametrize("search", flipping.SEARCHES)
+@pytest.mark.parametrize("search", per_image.SEARCHES)
 def test_fgs_on_moon_is_refused(nets: dict[str, Network], search: str) -> None:
     with pytest.raises(ValueError, match=r"can't choose one attribute of MOON\. Use method 'ffa'"):
         flip(nets["moon"], IMAGES, LABELS, "fgs", search, attribute=3)
 
 
-def test_flips_are_on_the_processor_and_frozen(nets: dict[str, Network]) -> None:
-    found = flip(nets["euclidean"], IMAGES[:2], LABELS[:2], "ffa", "line")
-    assert {getattr(found, field.name).device.type for field in dataclasses.fields(found)} == {"cpu"}
+@pytest.mark.parametrize(("method", "search"), WAYS)
+def test_a_tensor_changes_device_only_for_the_networks_and_back(nets: dict[str, Network], method: str, search: str) -> None:
+    net = nets["euclidean"]
+    with Spy() as spy:
+        found = flip(net, IMAGES[:2], LABELS[:2], method, search)
+    assert set(spy.sent) == {next(net.parameters()).device, IMAGES.device}
+    assert {getattr(found, field.name).device for field in dataclasses.fields(found)} == {IMAGES.device}
     assert not found.size.requires_grad
+
+
+def test_the_last_step_asks_for_no_gradient(nets: dict[str, Network], monkeypatch: pytest.MonkeyPatch) -> None:
+    """After it no picture moves."""
+    spy = Mock(side_effect=torch.autograd.grad)
+    monkeypatch.setattr(torch.autograd, "grad", spy)
+    found = flip(nets["softmax"], IMAGES, LABELS, "ffa", "iterative", "softmax")
+    assert not found.flipped.all()
+    assert spy.call_count == per_image.STEPS

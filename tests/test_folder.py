@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dftlib.config import DataError
 from dftlib.datasets import SPLITS
 from dftlib.datasets.folder import is_picture, load, read_labels
+from dftlib.errors import DataError
 
 FILES = [f"{i:02d}.png" for i in range(30)]
 ROWS = [f"{file},{'cat' if i % 3 else 'dog'}" for i, file in enumerate(FILES)]

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dftlib.config import DataError
 from dftlib.datasets import SPLITS, load_attributes, load_dataset
+from dftlib.errors import DataError
+
+pytestmark = pytest.mark.slow
 
 LISTS = ("lfw/lfw_attributes.txt", "celeba/list_attr_celeba.txt", "celeba/list_eval_partition.txt")
 PICTURES = ("lfw/lfw-deepfunneled/Bo_Yi/Bo_Yi_0001.jpg", "celeba/img_align_celeba/000003.jpg", "muct/jpg/i002qa-mn.jpg")

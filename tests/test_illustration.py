@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dftlib import figures, illustration
-from dftlib.classifiers import TorchClassifier
-from dftlib.illustration import Example, accuracy, example
-from dftlib.perturbation import Perturbation, fit
+from dftlib.classifiers.base import TorchClassifier
+from dftlib.perturbation.gradient import fit
+from dftlib.perturbation.perturbation import Perturbation
+from dftlib.plots import illustration
+from dftlib.plots.illustration import Example, accuracy, example
 
 made = cache(example)
 
@@ -81,7 +82,7 @@ def test_the_figures_titles_are_the_measured_accuracies(shown: Example) -> None:
         return f": {100 * accuracy(classifier, points):.1f} % right"
 
     before, mft, dft = right(shown.model, shown.x), right(shown.tuned, shown.x), right(shown.model, shown.z)
-    titles = [ax.get_title() for ax in figures.two_ways(shown).axes]
+    titles = [ax.get_title() for ax in illustration.two_ways(shown).axes]
     assert all(title.endswith(end) for title, end in zip(titles, (before, mft, dft), strict=True))
-    titles = [ax.get_title() for ax in figures.score_path(shown).axes[:3]]
+    titles = [ax.get_title() for ax in illustration.score_path(shown).axes[:3]]
     assert all(title.endswith(end) for title, end in zip(titles, (right(shown.model, shown.d1), before, dft), strict=True))

@@ -1,4 +1,4 @@
-"""What was paid for is kept: the journal of answers, and the meter that counts pictures and stops at the budget."""
+"""What was paid for is kept: the query log, and the meter that counts pictures and stops at the budget."""
 
 import multiprocessing
 import sqlite3
@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dftlib.classifiers import BlackBox, CallableClassifier, Pictures
-from dftlib.config import DataError
-from dftlib.journal import BudgetSpentError, Journal, Meter
+from dftlib.classifiers.black_box import BlackBox, CallableClassifier
+from dftlib.errors import DataError
+from dftlib.images import Pictures
+from dftlib.perturbation.query_log import BudgetSpentError, Meter, QueryLog
 
 
 def answered(rows: range, seed: int = 0) -> dict[bytes, Tensor]:
@@ -30,36 +31,36 @@ def same(a: dict[bytes, Tensor], b: dict[bytes, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key].view(torch.int32), b[key].view(torch.int32)) for key in a)
 
 
-# ---- the journal
+# ---- the log
 
 
 def test_answers_come_back_to_the_bit(tmp_path: Path) -> None:
-    path, answers = tmp_path / "folder" / "journal.db", answered(range(1201))
+    path, answers = tmp_path / "folder" / "log.db", answered(range(1201))
     answers[b"extreme"] = torch.tensor([1e-42, 1.0, 1 - 2**-24])
-    Journal(path).add("a", answers)
-    assert same(Journal(path).known("a", [*answers, b"never asked"]), answers)
-    assert Journal(path).known("a", []) == {}
+    QueryLog(path).add("a", answers)
+    assert same(QueryLog(path).known("a", [*answers, b"never asked"]), answers)
+    assert QueryLog(path).known("a", []) == {}
 
 
 def test_the_first_answer_stays(tmp_path: Path) -> None:
-    journal, first = Journal(tmp_path / "journal.db"), answered(range(5))
-    journal.add("a", first)
-    journal.add("a", answered(range(9), seed=1))
-    assert same(journal.known("a", first), first)
-    assert len(journal.known("a", answered(range(20)))) == 9
+    log, first = QueryLog(tmp_path / "log.db"), answered(range(5))
+    log.add("a", first)
+    log.add("a", answered(range(9), seed=1))
+    assert same(log.known("a", first), first)
+    assert len(log.known("a", answered(range(20)))) == 9
 
 
 def test_classifiers_keep_their_answers_apart(tmp_path: Path) -> None:
-    journal, a, b = Journal(tmp_path / "journal.db"), answered(range(5)), answered(range(5), seed=1)
-    journal.add("a", a)
-    assert journal.known("b", a) == {}
-    journal.add("b", b)
-    assert same(journal.known("a", a), a)
-    assert same(journal.known("b", a), b)
+    log, a, b = QueryLog(tmp_path / "log.db"), answered(range(5)), answered(range(5), seed=1)
+    log.add("a", a)
+    assert log.known("b", a) == {}
+    log.add("b", b)
+    assert same(log.known("a", a), a)
+    assert same(log.known("b", a), b)
 
 
 def damaged(path: Path) -> None:
-    Journal(path).add("a", answered(range(2000)))
+    QueryLog(path).add("a", answered(range(2000)))
     content = path.read_bytes()
     path.write_bytes(content[:8192] + b"\xa5" * (len(content) - 8192))
 
@@ -76,57 +77,55 @@ def below_a_file(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "spoil",
-    [lambda path: path.write_bytes(b"no journal" * 1000), damaged, of_another_program, below_a_file, Path.mkdir],
+    [lambda path: path.write_bytes(b"no log" * 1000), damaged, of_another_program, below_a_file, Path.mkdir],
 )
-def test_what_is_no_journal_is_refused(tmp_path: Path, spoil: Callable[[Path], Any]) -> None:
-    path = tmp_path / "folder" / "journal.db"
+def test_what_is_no_log_is_refused(tmp_path: Path, spoil: Callable[[Path], Any]) -> None:
+    path = tmp_path / "folder" / "log.db"
     path.parent.mkdir()
     spoil(path)
-    with pytest.raises(DataError, match=r"journal\.db can't be used \(.*: .*name another file.*\.$"):
-        Journal(path).known("a", answered(range(2000)))
+    with pytest.raises(DataError, match=r"log\.db can't be used \(.*: .*name another file.*\.$"):
+        QueryLog(path).known("a", answered(range(2000)))
 
 
-def test_a_journal_that_can_only_be_read_is_refused_before_anything_is_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Journal(tmp_path / "journal.db")
+def test_a_log_that_can_only_be_read_is_refused_before_anything_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    QueryLog(tmp_path / "log.db")
     connect = sqlite3.connect  # not by permissions: the superuser may write everything
     monkeypatch.setattr(sqlite3, "connect", lambda path, **how: connect(f"file:{path}?mode=ro", uri=True, **how))
-    with pytest.raises(DataError, match=r"journal\.db can't be used \(.*readonly"):
-        Journal(tmp_path / "journal.db")
+    with pytest.raises(DataError, match=r"log\.db can't be used \(.*readonly"):
+        QueryLog(tmp_path / "log.db")
 
 
-def test_a_refused_answer_leaves_the_journal_in_order(tmp_path: Path) -> None:
+def test_a_refused_answer_leaves_the_log_in_order(tmp_path: Path) -> None:
     """As when the disk is full for a while: all of an `add` is kept, or nothing."""
-    path, answers = tmp_path / "journal.db", answered(range(9))
-    journal, other = Journal(path), sqlite3.connect(path)
+    path, answers = tmp_path / "log.db", answered(range(9))
+    log, other = QueryLog(path), sqlite3.connect(path)
     other.execute(
         "CREATE TRIGGER full BEFORE INSERT ON answers WHEN NEW.picture = CAST('picture 5' AS BLOB) "
         "BEGIN SELECT RAISE(ABORT, 'disk full'); END"
     )
     with pytest.raises(DataError, match="disk full"):
-        journal.add("a", answers)
-    assert journal.known("a", answers) == {}
+        log.add("a", answers)
+    assert log.known("a", answers) == {}
     other.execute("DROP TRIGGER full")
-    journal.add("a", answers)
-    assert same(Journal(path).known("a", answers), answers)
+    log.add("a", answers)
+    assert same(QueryLog(path).known("a", answers), answers)
 
 
 def write(path: Path, start: int) -> None:
-    journal = Journal(path)
+    log = QueryLog(path)
     for row in range(start, start + 300, 3):
-        journal.add("a", answered(range(row, row + 6)))
+        log.add("a", answered(range(row, row + 6)))
 
 
 def test_two_processes_write_at_once(tmp_path: Path) -> None:
     fork = multiprocessing.get_context("fork")
-    writers = [fork.Process(target=write, args=(tmp_path / "journal.db", start)) for start in (0, 150)]
+    writers = [fork.Process(target=write, args=(tmp_path / "log.db", start)) for start in (0, 150)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join(50)
     assert [writer.exitcode for writer in writers] == [0, 0]
-    assert len(Journal(tmp_path / "journal.db").known("a", answered(range(1000)))) == 453
+    assert len(QueryLog(tmp_path / "log.db").known("a", answered(range(1000)))) == 453
 
 
 # ---- the meter
@@ -160,7 +159,7 @@ class Counter:
 
 def test_each_different_picture_counts_once(tmp_path: Path) -> None:
     counter = Counter()
-    meter = Meter(counter.box, Journal(tmp_path / "journal.db"), 10)
+    meter = Meter(counter.box, QueryLog(tmp_path / "log.db"), 10)
     for images in (picture(5, 7, 5, 7, 9), picture(7, 5), picture(9, 5) / 255, picture(9, 5).numpy()):
         assert torch.equal(meter.scores(images), counter.alone.scores(images))
     assert sorted(counter.sent) == [5, 7, 9]
@@ -169,31 +168,31 @@ def test_each_different_picture_counts_once(tmp_path: Path) -> None:
 
 def test_pictures_of_equal_bytes_and_other_shape_are_different(tmp_path: Path) -> None:
     counter = Counter()
-    meter = Meter(counter.box, Journal(tmp_path / "journal.db"), 10)
+    meter = Meter(counter.box, QueryLog(tmp_path / "log.db"), 10)
     meter.scores(torch.full((1, 3, 2, 8), 4, dtype=torch.uint8))
     meter.scores(torch.full((1, 3, 8, 2), 4, dtype=torch.uint8))
     assert meter.used == 2
 
 
-def test_answers_from_the_journal_cost_nothing_and_count(tmp_path: Path) -> None:
-    first = Meter(Counter().box, Journal(tmp_path / "journal.db"), 10)
+def test_answers_from_the_log_cost_nothing_and_count(tmp_path: Path) -> None:
+    first = Meter(Counter().box, QueryLog(tmp_path / "log.db"), 10)
     wanted = first.scores(picture(1, 2, 3))
     counter = Counter(ask=lambda pictures: brightness(pictures) / 2)
-    meter = Meter(counter.box, Journal(tmp_path / "journal.db"), 4)
+    meter = Meter(counter.box, QueryLog(tmp_path / "log.db"), 4)
     assert torch.equal(meter.scores(picture(3, 1)), wanted[[2, 0]])
     assert (meter.used, meter.sent) == (2, 0)
     meter.scores(picture(1, 2, 3, 4))
     assert (meter.used, meter.sent, counter.sent) == (4, 1, [4])
     with pytest.raises(BudgetSpentError):
-        Meter(counter.box, Journal(tmp_path / "journal.db"), 2).scores(picture(1, 2, 3))
+        Meter(counter.box, QueryLog(tmp_path / "log.db"), 2).scores(picture(1, 2, 3))
     stranger = Counter(identity="another")
-    Meter(stranger.box, Journal(tmp_path / "journal.db"), 4).scores(picture(1, 2))
+    Meter(stranger.box, QueryLog(tmp_path / "log.db"), 4).scores(picture(1, 2))
     assert stranger.sent == [1, 2]
 
 
 def test_nothing_is_sent_beyond_the_budget(tmp_path: Path) -> None:
     counter = Counter()
-    meter = Meter(counter.box, Journal(tmp_path / "journal.db"), 5)
+    meter = Meter(counter.box, QueryLog(tmp_path / "log.db"), 5)
     meter.scores(picture(1, 2, 3))
     with pytest.raises(BudgetSpentError):
         meter.scores(picture(1, 4, 5, 6))
@@ -206,7 +205,7 @@ def test_nothing_is_sent_beyond_the_budget(tmp_path: Path) -> None:
 @given(questions=st.lists(st.lists(st.integers(0, 8), min_size=1, max_size=6), max_size=8), budget=st.integers(0, 10))
 def test_used_is_what_was_needed_and_within_the_budget(questions: list[list[int]], budget: int) -> None:
     counter, needed = Counter(), set[int]()
-    meter = Meter(counter.box, Journal(":memory:"), budget)
+    meter = Meter(counter.box, QueryLog(":memory:"), budget)
     for question in questions:
         try:
             scores = meter.scores(picture(*question))
@@ -234,7 +233,7 @@ class Backwards(BlackBox):
 def test_answers_out_of_order_go_to_their_pictures(tmp_path: Path) -> None:
     shades = [9, 2, 7, 2, 30, 1, 9, 200, 4]
     for _ in range(2):
-        scores = Meter(Backwards(), Journal(tmp_path / "journal.db"), 10).scores(picture(*shades))
+        scores = Meter(Backwards(), QueryLog(tmp_path / "log.db"), 10).scores(picture(*shades))
         np.testing.assert_allclose(scores[:, 1] * 255, shades, rtol=1e-5)
 
 
@@ -244,12 +243,12 @@ def test_what_was_answered_before_a_failure_is_kept(tmp_path: Path) -> None:
             raise DataError("It is gone: wait.")
         return brightness(pictures)
 
-    meter = Meter(Counter(fails).box, Journal(tmp_path / "journal.db"), 10)
+    meter = Meter(Counter(fails).box, QueryLog(tmp_path / "log.db"), 10)
     with pytest.raises(DataError, match="It is gone"):
         meter.scores(picture(1, 2, 3, 4, 5, 6, 7, 8))
     assert (meter.sent, meter.used) == (4, 0)
     counter = Counter()
-    again = Meter(counter.box, Journal(tmp_path / "journal.db"), 8)
+    again = Meter(counter.box, QueryLog(tmp_path / "log.db"), 8)
     again.scores(picture(1, 2, 3, 4, 5, 6, 7, 8))
     assert (again.sent, again.used, counter.sent) == (4, 8, [5, 6, 7, 8])
 
@@ -261,10 +260,10 @@ def test_a_box_that_changes_its_answers_is_seen_and_asked_no_third_time(tmp_path
         calls.append(len(pictures))
         return brightness(pictures) + 0.01 * len(calls)
 
-    meter = Meter(Counter(drifts).box, Journal(tmp_path / "journal.db"), 8)
+    meter = Meter(Counter(drifts).box, QueryLog(tmp_path / "log.db"), 8)
     assert meter.unsteady(picture(1, 2, 3, 4)) == pytest.approx(0.02, abs=1e-6)  # calls 1 and 2, then 3 and 4
     assert (calls, meter.used) == ([2, 2, 2, 2], 8)
-    resumed = Meter(Counter(drifts).box, Journal(tmp_path / "journal.db"), 8)
+    resumed = Meter(Counter(drifts).box, QueryLog(tmp_path / "log.db"), 8)
     assert resumed.unsteady(picture(1, 2, 3, 4)) == pytest.approx(0.02, abs=1e-6)
     assert (calls, resumed.sent, resumed.used) == ([2, 2, 2, 2], 0, 8)
     with pytest.raises(BudgetSpentError):
@@ -273,6 +272,6 @@ def test_a_box_that_changes_its_answers_is_seen_and_asked_no_third_time(tmp_path
 
 def test_a_steady_box_is_steady(tmp_path: Path) -> None:
     counter = Counter()
-    meter = Meter(counter.box, Journal(tmp_path / "journal.db"), 8)
+    meter = Meter(counter.box, QueryLog(tmp_path / "log.db"), 8)
     assert meter.unsteady(picture(1, 2, 3)) == 0
     assert sorted(counter.sent) == [1, 1, 2, 2, 3, 3]

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from killed import deaths, half_written
 
-FIT = "-m dftlib.fit --data webcam --model webcam --attribute Gender --out n.safetensors -p n_train 100 -p n_fit 60"
+FIT = "-m dftlib fit --data webcam --model webcam --attribute Gender --out n.safetensors -p n_train 100 -p n_fit 60"
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_a_killed_command_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ends = {}
     for name, times in (("undisturbed", 0), ("killed", 3)):

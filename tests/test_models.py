@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from dftlib import models
-from dftlib.classifiers import TorchClassifier
-from dftlib.config import DataError
+from dftlib.classifiers.base import TorchClassifier
 from dftlib.datasets import synthetic
+from dftlib.errors import DataError
+from dftlib.models import backbones, dlib_files, vggface
 
 Edit = Callable[[dict[str, Tensor]], object]
 
@@ -55,7 +55,7 @@ def test_dlib_age_gives_the_features_of_its_file(
 ) -> None:
     wanted, _ = age_outputs
     assert wanted.std() > 1
-    np.testing.assert_allclose(models.DlibAge()(faces).numpy(), wanted, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(dlib_files.DlibAge()(faces).numpy(), wanted, rtol=0, atol=1e-4)
 
 
 @torch.inference_mode()
@@ -63,22 +63,24 @@ def test_dlib_age_leads_to_the_ages_of_its_file(
     faces: Tensor, age_model: onnx.ModelProto, age_outputs: tuple[NDArray[np.float32], NDArray[np.float32]]
 ) -> None:
     last = {i.name: torch.from_numpy(numpy_helper.to_array(i).copy()) for i in age_model.graph.initializer[-2:]}
-    ages = (models.DlibAge()(faces) @ last["layer_1_weights"] + last["layer_1_bias"]).softmax(1)
+    ages = (dlib_files.DlibAge()(faces) @ last["layer_1_weights"] + last["layer_1_bias"]).softmax(1)
     np.testing.assert_allclose(ages.numpy(), age_outputs[1], rtol=0, atol=1e-4)
     assert len(set(age_outputs[1].argmax(1))) > 1
 
 
 def test_dlib_gender_opened_answers_as_its_file_does(faces: Tensor) -> None:
     pictures = F.interpolate(faces, 32, mode="area")
-    session = onnxruntime.InferenceSession(str(models.DlibGender.file))
-    mean = np.array(models.DlibGender.options["mean"], np.float32).reshape(3, 1, 1)
+    session = onnxruntime.InferenceSession(str(dlib_files.DlibGender.file))
+    mean = np.array(dlib_files.DlibGender.options["mean"], np.float32).reshape(3, 1, 1)
     (wanted,) = session.run(None, {"images": (pictures.numpy() * 255 - mean) / np.float32(256)})
-    torch.testing.assert_close(TorchClassifier(models.DlibGender()).scores(pictures), torch.from_numpy(wanted), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        TorchClassifier(dlib_files.DlibGender()).scores(pictures), torch.from_numpy(wanted), rtol=0, atol=1e-5
+    )
 
 
 def test_gradients_reach_the_picture(faces: Tensor) -> None:
     """Against central differences on single pixels, in float64."""
-    body = models.DlibAge().double()
+    body = dlib_files.DlibAge().double()
     picture = faces[:1].double().requires_grad_()
     direction = torch.randn(256, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     (gradient,) = torch.autograd.grad((body(picture) @ direction).sum(), picture)
@@ -92,9 +94,9 @@ def test_gradients_reach_the_picture(faces: Tensor) -> None:
 
 
 def test_another_age_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "AGE_SHA256", "0" * 64)
+    monkeypatch.setattr(dlib_files, "AGE_SHA256", "0" * 64)
     with pytest.raises(DataError, match="reinstall"):
-        models.DlibAge()
+        dlib_files.DlibAge()
 
 
 def vggface_by_hand(state: dict[str, Tensor], picture: Tensor) -> list[Tensor]:
@@ -127,7 +129,7 @@ def test_vggface_is_the_papers_network_layer_by_layer(vggface_file: Path) -> Non
     assert len(state) == 32
     assert sum(t.numel() for t in state.values()) == 145_002_878
     picture = torch.rand((1, 3, 224, 224), generator=torch.Generator().manual_seed(1))
-    body = models.VGGFace(vggface_file).eval()
+    body = vggface.VGGFace(vggface_file).eval()
     found: list[Tensor] = []
     for module in body.net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear | nn.ReLU | nn.MaxPool2d):
@@ -152,7 +154,7 @@ def weights(vggface_file: Path, tmp_path: Path) -> Path:
 
 def refused(path: Path, words: str) -> None:
     with pytest.raises(DataError, match=words) as caught:
-        models.VGGFace(path)
+        vggface.VGGFace(path)
     said = str(caught.value)
     assert str(path) in said
     assert "\n" not in said
@@ -203,7 +205,7 @@ def test_a_list_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_weights_name_where_they_are(tmp_path: Path) -> None:
-    refused(tmp_path / "weights.pth", "python -m dftlib.datasets download vggface --to ")
+    refused(tmp_path / "weights.pth", "dft download vggface --to ")
 
 
 class Code:
@@ -228,8 +230,8 @@ def test_code_in_a_weight_file_does_not_run(tmp_path: Path, how: str) -> None:
 
 
 def test_weights_that_change_after_their_first_use_are_refused(weights: Path) -> None:
-    models.VGGFace(weights)
-    models.VGGFace(weights)
+    vggface.VGGFace(weights)
+    vggface.VGGFace(weights)
     with weights.open("r+b") as file:
         file.seek(-3, 2)
         last = file.read(1)
@@ -237,25 +239,25 @@ def test_weights_that_change_after_their_first_use_are_refused(weights: Path) ->
         file.write(bytes([last[0] ^ 1]))
     refused(weights, "changed since its first use")
     weights.with_name("weights.pth.sha256").unlink()
-    models.VGGFace(weights)
+    vggface.VGGFace(weights)
 
 
 @pytest.mark.parametrize("size", [24, 40, 64])
 def test_convnet_takes_any_size(size: int) -> None:
-    body = models.backbone("convnet", size)
+    body = backbones.backbone("convnet", size)
     assert body.size == size
     assert body(torch.rand(5, 3, size, size)).shape == (5, body.features)
 
 
 def test_backbones_that_do_not_fit_are_refused() -> None:
     with pytest.raises(DataError, match="dlib_age, vggface, convnet"):
-        models.backbone("resnet", 64)
+        backbones.backbone("resnet", 64)
     with pytest.raises(DataError, match="set 'size' to 64"):
-        models.backbone("dlib_age", 224)
+        backbones.backbone("dlib_age", 224)
 
 
 def test_nnet_has_the_papers_layers() -> None:
-    head = models.nnet(256)
+    head = backbones.nnet(256)
     assert [(m.in_features, m.out_features) for m in head.children() if isinstance(m, nn.Linear)] == [
         (256, 512),
         (512, 512),
@@ -267,7 +269,7 @@ def test_nnet_has_the_papers_layers() -> None:
 @torch.inference_mode()
 def test_a_bfloat16_body_answers_in_float32_and_nearly_the_same(faces: Tensor) -> None:
     torch.manual_seed(0)
-    net = models.AttributeNet(models.DlibAge(), models.nnet(256))
+    net = backbones.AttributeNet(dlib_files.DlibAge(), backbones.nnet(256))
     exact = net(faces)
     rough = TorchClassifier(net, dtype=torch.bfloat16).logits(faces)
     assert exact.dtype == rough.dtype == torch.float32

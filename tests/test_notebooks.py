@@ -9,7 +9,7 @@ import papermill
 import pytest
 import yaml
 
-from dftlib.config import PROFILES, ROOT
+from dftlib.paths import PROFILES, ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
@@ -45,6 +45,7 @@ def test_holds_no_path_of_a_machine(path: Path) -> None:
     assert not [word for word in ("/home/", "/root/", "/tmp/", str(ROOT)) if word in path.read_text()]
 
 
+@pytest.mark.slow
 def test_an_unknown_papermill_parameter_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(papermill.PapermillExecutionError, match="Unknown parameter 'wieght'; did you mean 'weight'"):
         papermill.execute_notebook(NOTEBOOKS[0], tmp_path / "out.ipynb", {"wieght": 3}, progress_bar=False, log_output=False)
@@ -55,10 +56,12 @@ def test_every_profile_is_a_papermill_parameter_file() -> None:
         assert yaml.safe_load(path.read_text())["profile"] == path.stem
 
 
+@pytest.mark.slow
 def test_a_result_that_left_its_tolerance_fails_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check cell of a notebook, fed with a stored table that says otherwise, stops the run."""
     for name in ("dftlib", "notebooks", "results"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)  # which makes it a checkout
     table = tmp_path / "results" / "demo" / "data_summary.csv"
     lines = table.read_text().splitlines()
     pictures = lines[0].split(",").index("pictures")

@@ -13,9 +13,15 @@ import pandas as pd
 import pytest
 import torch
 
-from dftlib import experiments, perturbation, similarity, store
-from dftlib.config import DataError, Profile, load_profile
-from dftlib.experiments import Outcome
+from dftlib import paths
+from dftlib.errors import DataError
+from dftlib.experiments import lab
+from dftlib.experiments.lab import Lab, Outcome
+from dftlib.experiments.profile import Profile, load_profile
+from dftlib.metrics import similarity
+from dftlib.perturbation import gradient
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +37,15 @@ def profile(tmp_path_factory: pytest.TempPathFactory, vggface_file: Path) -> Pro
 
 @pytest.fixture(scope="module")
 def outcome(profile: Profile, scratch: Path) -> Iterator[Outcome]:
-    (cell,) = [c for c in experiments.cells(profile, 5) if (c.data, c.model) == ("lfw", "muct")]
+    (cell,) = [c for c in Lab(profile).cells(5) if (c.data, c.model) == ("lfw", "muct")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DFT_CACHE", str(scratch / "cache"))
-        yield experiments.outcome(profile, cell)
-    for kept in (experiments.body, experiments.features, experiments.classifier, experiments.faces):
-        kept.cache_clear()  # networks of this size are not for the tests that follow
+        yield Lab(profile).outcome(cell)
 
 
 def test_the_papers_cells_are_all_there(profile: Profile) -> None:
-    cells = experiments.cells(profile, 2, 3, 5, 6)
-    assert len(cells) == len(experiments.published().query("table in [2, 3, 5, 6]")) > 10
+    cells = Lab(profile).cells(2, 3, 5, 6)
+    assert len(cells) == len(lab.published().query("table in [2, 3, 5, 6]")) > 10
     assert {c.data for c in cells} == {"lfw", "celeba", "muct"}
     assert {(c.data == c.model) for c in cells if c.table in (5, 6)} == {False}
 
@@ -72,23 +76,21 @@ def test_a_cell_gives_a_complete_row(outcome: Outcome) -> None:
 def test_one_step_of_adam_is_seen_and_is_small(profile: Profile, outcome: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
     """From N = 0 Adam's first step is the learning rate, less where a gradient is as small as Adam's epsilon, never more."""
     cell = outcome.cell
-    model = experiments.classifier(profile, cell.model, cell.attribute, cell.protocol, cell.seed)
-    images = experiments.faces(profile, cell.data, cell.protocol).images
-    fit, val = experiments.fit_rows(profile, cell), experiments.val_rows(profile, cell)
-    y, val_y = (experiments.labels_of(profile, cell.data, cell.attribute, rows, cell.protocol) for rows in (fit, val))
-    answers = iter([1 - val_y, val_y])  # wrong without N, right with it: so that the step is kept
+    own = Lab(profile)
+    model, (fit, val, _) = own.model(cell), own.splits(cell)
+    answers = iter([1 - val.labels, val.labels])  # wrong without N, right with it: so that the step is kept
     with monkeypatch.context() as patch:
         patch.setattr(model, "scores", lambda _: torch.eye(2)[next(answers)])
-        how = replace(experiments.settings_of(profile), temperature=0.0)  # random weights are too sure to have a gradient
-        found = perturbation.fit(model, images[fit], y, images[val], val_y, how)
+        how = replace(lab.settings_of(profile), temperature=0.0)  # random weights are too sure to have a gradient
+        found = gradient.fit(model, fit.images, fit.labels, val.images, val.labels, how)
     assert found.about["epoch"] == 1
     assert found.n.shape == (3, 224, 224)
     assert found.n.abs().max() == pytest.approx(0.001, rel=0.01)
     assert (found.n != 0).double().mean() > 0.9
-    plain = torch.from_numpy(images[val]) / 255
-    assert 60 < float(similarity.psnr(plain, found.apply(images[val])).mean()) < 80
-    assert float(similarity.ssim(plain, found.apply(images[val])).mean()) > 0.999
-    before, after = model.scores(images[val]), model.scores(found.apply(images[val]))
+    plain = torch.from_numpy(val.images) / 255
+    assert 60 < float(similarity.psnr(plain, found.apply(val.images)).mean()) < 80
+    assert float(similarity.ssim(plain, found.apply(val.images)).mean()) > 0.999
+    before, after = model.scores(val.images), model.scores(found.apply(val.images))
     assert not torch.equal(before, after)
     torch.testing.assert_close(before, after, rtol=0, atol=0.05)
 
@@ -97,16 +99,16 @@ def test_a_second_look_computes_nothing(
     profile: Profile, outcome: Outcome, monkeypatch: pytest.MonkeyPatch, scratch: Path
 ) -> None:
     """Everything but the oracle's scores, which are not kept, comes from the cache."""
-    monkeypatch.setattr(perturbation, "fit", lambda *_: pytest.fail("fitted again"))
-    monkeypatch.setattr(experiments, "_scores", lambda *_: pytest.fail("scored again"))
-    again = experiments.outcome(profile, outcome.cell)
+    monkeypatch.setattr(gradient, "fit", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr(Lab, "_scores", lambda *_: pytest.fail("scored again"))
+    again = Lab(profile).outcome(outcome.cell)
     pd.testing.assert_series_equal(pd.Series(again.row), pd.Series(outcome.row))
-    assert store.cache_folder() == scratch / "cache"
-    assert not list(store.cache_folder().rglob("*.part"))
+    assert paths.cache_folder() == scratch / "cache"
+    assert not list(paths.cache_folder().rglob("*.part"))
 
 
 def test_missing_weights_are_named(profile: Profile, tmp_path: Path) -> None:
     where = {"data_root": profile.data_root, "device": "cpu", "weights": str(tmp_path / "none.pth")}
     wrong = load_profile("paper", **where)
     with pytest.raises(DataError, match=r"none\.pth are missing"):
-        experiments.body(wrong)
+        Lab(wrong).body()

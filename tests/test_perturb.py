@@ -13,10 +13,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dftlib import perturb
-from dftlib.command import STOPPED
-from dftlib.config import DataError
-from dftlib.perturbation import Perturbation
+from dftlib.cli import perturb
+from dftlib.cli.common import STOPPED
+from dftlib.errors import DataError
+from dftlib.perturbation import folder
+from dftlib.perturbation.perturbation import Perturbation
 
 W, H = 12, 16
 
@@ -60,7 +61,7 @@ def written(photos: Path) -> list[str]:
 def test_every_picture_gets_the_perturbation(photos: Path, box: str, capsys: pytest.CaptureFixture[str]) -> None:
     n = saved(photos.parent / "p.safetensors", box=box)
     assert run(photos) == 0
-    assert written(photos) == ["a.jpg.png", "a.png.png", perturb.MARK, "x/y/b.JPG.png"]
+    assert written(photos) == ["a.jpg.png", "a.png.png", folder.MARK, "x/y/b.JPG.png"]
     for file in ("a.jpg", "a.png", "x/y/b.JPG"):
         assert torch.equal(pixels(photos.parent / "out" / f"{file}.png"), n.apply_uint8(pixels(photos / file)[None])[0])
     assert capsys.readouterr().out == f"3 of 3 pictures are in {photos.parent / 'out'}.\n"
@@ -99,7 +100,7 @@ def test_an_unreadable_picture_stops_no_other(photos: Path, n: Perturbation, cap
     said = capsys.readouterr()
     assert "2 of 3 pictures are in" in said.out
     assert said.err.startswith(f"{photos / 'a.jpg'} can't be read")
-    assert written(photos) == ["a.png.png", perturb.MARK, "x/y/b.JPG.png"]
+    assert written(photos) == ["a.png.png", folder.MARK, "x/y/b.JPG.png"]
     faces_on_disk.noise(photos / "a.jpg", W, H)
     assert run(photos) == 0
 
@@ -116,9 +117,9 @@ def test_other_files_are_skipped_and_named(photos: Path, n: Perturbation, capsys
 
 def test_a_killed_run_goes_on(photos: Path, n: Perturbation, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second run makes what the first didn't, and a picture that changed since; no half-written file is left."""
-    monkeypatch.setattr(perturb, "ThreadPoolExecutor", lambda: _InTurn())
+    monkeypatch.setattr(folder, "ThreadPoolExecutor", lambda: _InTurn())
     made: list[Image.Image] = []
-    real = perturb.perturbed
+    real = folder.perturbed
 
     def dies_at_the_second(perturbation: Perturbation, picture: Image.Image) -> Image.Image:
         if made:
@@ -126,14 +127,14 @@ def test_a_killed_run_goes_on(photos: Path, n: Perturbation, monkeypatch: pytest
         made.append(picture)
         return real(perturbation, picture)
 
-    monkeypatch.setattr(perturb, "perturbed", dies_at_the_second)
+    monkeypatch.setattr(folder, "perturbed", dies_at_the_second)
     assert run(photos) == STOPPED
-    assert written(photos) == ["a.jpg.png", perturb.MARK]
+    assert written(photos) == ["a.jpg.png", folder.MARK]
     first = (photos.parent / "out" / "a.jpg.png").stat()
 
-    monkeypatch.setattr(perturb, "perturbed", real)
+    monkeypatch.setattr(folder, "perturbed", real)
     assert run(photos) == 0
-    assert written(photos) == ["a.jpg.png", "a.png.png", perturb.MARK, "x/y/b.JPG.png"]
+    assert written(photos) == ["a.jpg.png", "a.png.png", folder.MARK, "x/y/b.JPG.png"]
     assert (photos.parent / "out" / "a.jpg.png").stat() == first
 
     faces_on_disk.noise(photos / "a.jpg", W, H, seed=99)
@@ -193,7 +194,7 @@ def test_what_cant_be_done_is_said_in_one_sentence(
 
 def test_as_a_command(photos: Path, n: Perturbation) -> None:
     def call(perturbation: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "dftlib.perturb", "--perturbation", perturbation, "--in", "photos", "--out", "out"]
+        command = [sys.executable, "-m", "dftlib", "perturb", "--perturbation", perturbation, "--in", "photos", "--out", "out"]
         return subprocess.run(command, cwd=photos.parent, capture_output=True, text=True)
 
     done, refused = call("p.safetensors"), call("photos/a.jpg")

@@ -19,10 +19,16 @@ from safetensors import safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
-from dftlib import config, perturbation
-from dftlib.classifiers import Pictures, TorchClassifier
-from dftlib.config import DataError
-from dftlib.perturbation import BOXES, Perturbation, Settings, fit, objective
+from dftlib import seeds
+from dftlib.classifiers.base import TorchClassifier
+from dftlib.errors import DataError
+from dftlib.experiments.lab import settings_of
+from dftlib.experiments.profile import load_profile
+from dftlib.images import Pictures
+from dftlib.perturbation import gradient
+from dftlib.perturbation.box_maps import BOXES
+from dftlib.perturbation.gradient import Settings, fit, objective
+from dftlib.perturbation.perturbation import Perturbation
 
 SIDE = 8
 Floats = NDArray[np.float32]
@@ -122,7 +128,7 @@ def test_objective_is_equations_11_and_12(distance: str, weight: float) -> None:
         one_hot = np.eye(2)[labels[k]]
         squares = [(a - b) ** 2 for a, b in zip(x[k].ravel(), z[k].ravel(), strict=True)]
         terms.append(max(0, 1 - one_hot @ p[k]) + weight * (sum(squares) if distance == "sum" else sum(squares) / len(squares)))
-    settings = Settings(distance=distance, weight=weight)
+    settings = Settings.paper(distance=distance, weight=weight)
     found = objective(torch.from_numpy(logits), torch.from_numpy(labels), torch.from_numpy(x), torch.from_numpy(z), settings)
     assert found.item() == pytest.approx(np.mean(terms), rel=1e-10)
 
@@ -168,7 +174,7 @@ def model() -> TorchClassifier:
 
 
 TOY = (*toy(120, 1), *toy(60, 2))
-QUICK = Settings(weight=0.1, learning_rate=0.02, batch_size=50, inner_steps=4, epochs=5)
+QUICK = Settings.paper(weight=0.1, learning_rate=0.02, batch_size=50, inner_steps=4, epochs=5)
 STEEP = dataclasses.replace(QUICK, optimiser="steepest", mirror=True, min_psnr=30.0)
 
 
@@ -199,13 +205,13 @@ def test_steepest_descent_goes_along_the_averaged_gradient() -> None:
     random = np.random.default_rng(0)
     start, gradients = random.normal(size=(3, 4)), random.normal(size=(5, 3, 4)) * np.array([1, 1e3, 1e-3, 1, 10])[:, None, None]
     p = torch.tensor(start, requires_grad=True)
-    optimiser = perturbation.Steepest([p], lr=0.02)
+    optimiser = gradient.Steepest([p], lr=0.02)
     mean, wanted = np.zeros((3, 4)), start.copy()
-    for gradient in gradients:
+    for slope in gradients:
         before = p.detach().clone()
-        p.grad = torch.from_numpy(gradient)
+        p.grad = torch.from_numpy(slope)
         optimiser.step()
-        mean = 0.9 * mean + 0.1 * gradient
+        mean = 0.9 * mean + 0.1 * slope
         wanted = wanted - 0.02 * mean / np.sqrt((mean**2).mean())
         np.testing.assert_allclose(p.detach().numpy(), wanted, rtol=1e-9)
         assert (p.detach() - before).square().mean().sqrt().item() == pytest.approx(0.02)
@@ -216,7 +222,7 @@ def test_the_rate_of_steepest_descent_falls_to_nothing() -> None:
     n = torch.zeros(1, requires_grad=True)
     rates: dict[str, list[float]] = {}
     for name in ("adam", "steepest"):
-        optimiser, schedule = perturbation._optimiser(n, dataclasses.replace(QUICK, optimiser=name), steps=10)
+        optimiser, schedule = gradient._optimiser(n, dataclasses.replace(QUICK, optimiser=name), steps=10)
         n.grad = torch.ones(1)
         rates[name] = []
         for _ in range(10):
@@ -253,9 +259,9 @@ def test_a_fit_goes_on_from_a_given_n(model: TorchClassifier) -> None:
     """With a rate of nothing it ends where it starts; with one, one step from there."""
     data = (*toy(64, 0), *toy(64, 1))
     start = torch.full(tuple(data[0].shape[1:]), 0.25)
-    still = fit(model, *data, Settings(batch_size=32, learning_rate=0.0, epochs=1), start=start)
+    still = fit(model, *data, Settings.paper(batch_size=32, learning_rate=0.0, epochs=1), start=start)
     assert torch.equal(still.n, start)
-    step = Settings(batch_size=64, learning_rate=0.01, inner_steps=1, epochs=1)
+    step = Settings.paper(batch_size=64, learning_rate=0.01, inner_steps=1, epochs=1)
     moved = fit(Scripted([0, 10]), *data[:2], VALIDATION, ONES, step, start=start)
     assert (moved.n - start).abs().max().item() == pytest.approx(0.01, rel=1e-4)
     assert torch.equal(start, torch.full_like(start, 0.25))
@@ -296,7 +302,7 @@ def test_the_temperature_is_by_the_margin_at_the_start(model: TorchClassifier, s
 def test_the_margin_is_that_of_the_two_likeliest_classes() -> None:
     logits = np.random.default_rng(0).normal(0, 3, (101, 5))
     ordered = np.sort(logits, 1)
-    assert perturbation.margin(torch.from_numpy(logits)) == pytest.approx(np.median(ordered[:, -1] - ordered[:, -2]), rel=1e-5)
+    assert gradient.margin(torch.from_numpy(logits)) == pytest.approx(np.median(ordered[:, -1] - ordered[:, -2]), rel=1e-5)
 
 
 @pytest.mark.parametrize("balance", [False, True])
@@ -315,7 +321,7 @@ def test_a_step_goes_down_the_slope_of_the_loss_at_its_temperature(temperature: 
         wrong = 1 - powers[np.arange(60), y] / powers.sum(1)
         return float((weights * wrong).mean() + 3 * ((z - x) ** 2).mean())
 
-    settings = Settings(
+    settings = Settings.paper(
         weight=3, temperature=temperature, balance=balance, optimiser="steepest", learning_rate=0.001, batch_size=60,
         inner_steps=1, steps=1,
     )  # fmt: skip
@@ -365,13 +371,13 @@ def test_classes_that_are_as_frequent_need_no_weights(model: TorchClassifier) ->
     ],
 )
 def test_the_schedule_of_a_fit(given: dict[str, Any], pictures: int, rounds: int, draws: int) -> None:
-    assert Settings(**given).schedule(pictures) == (rounds, draws)
+    assert Settings.paper(**given).schedule(pictures) == (rounds, draws)
 
 
 @given(steps=st.integers(1, 5000), inner=st.integers(1, 40))
 def test_about_as_many_steps_are_taken_as_were_asked_for(steps: int, inner: int) -> None:
     """Half a batch a round more or less, in four rounds where there are as many batches."""
-    rounds, draws = Settings(steps=steps, inner_steps=inner).schedule(100)
+    rounds, draws = Settings.paper(steps=steps, inner_steps=inner).schedule(100)
     assert rounds == min(4, max(1, steps // inner))
     assert abs(rounds * draws * inner - steps) <= max(inner, rounds * inner / 2)
 
@@ -395,7 +401,7 @@ def test_steps_go_through_all_pictures_before_any_comes_again(steps: int, batch:
         torch.arange(10) % 2,
         VALIDATION,
         ONES,
-        Settings(learning_rate=0, steps=steps, batch_size=batch, inner_steps=1),
+        Settings.paper(learning_rate=0, steps=steps, batch_size=batch, inner_steps=1),
     )
     assert len(seen) == steps * batch
     for part in np.array(seen).reshape(4, -1):
@@ -441,7 +447,7 @@ def test_where_a_round_ends_the_limit_holds_on_the_pool(box: str, optimiser: str
     """Of 700 pictures, half of them with black and white pixels that cut N off; large steps push against the limit."""
     images, labels = toy(700, 5)
     images[::2, :, ::2] = images[::2, :, ::2].float().sub(115).mul(8).clamp(0, 255).to(torch.uint8)
-    pool = images[np.sort(config.rng(4, "pool").permutation(700)[: perturbation.POOL])]
+    pool = images[np.sort(seeds.rng(4, "pool").permutation(700)[: gradient.POOL])]
     wanted = dataclasses.replace(
         QUICK,
         box=box,
@@ -453,8 +459,8 @@ def test_where_a_round_ends_the_limit_holds_on_the_pool(box: str, optimiser: str
         inner_steps=1,
         steps=60,
     )
-    for rounds in range(1, perturbation.ROUNDS + 1):  # each of them is the best once
-        model = Scripted([0] * rounds + [9] + [0] * (perturbation.ROUNDS - rounds))
+    for rounds in range(1, gradient.ROUNDS + 1):  # each of them is the best once
+        model = Scripted([0] * rounds + [9] + [0] * (gradient.ROUNDS - rounds))
         held = fit(model, images, labels, VALIDATION, ONES, wanted, seed=4)
         assert held.about["epoch"] == rounds
         assert 24 - 0.01 <= psnr(held, pool) < 24.5
@@ -495,9 +501,9 @@ def test_balanced_classes_weigh_as_if_each_were_drawn_as_often() -> None:
     labels = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1])
     images = torch.zeros(8, 3, 2, 2)
     weights = torch.tensor([8 / (2 * 6), 8 / (2 * 2)])[labels]
-    weighed = objective(logits, labels, images, images, Settings(), weights)
+    weighed = objective(logits, labels, images, images, Settings.paper(), weights)
     again = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 6, 7, 6, 7])
-    repeated = objective(logits[again], labels[again], images[again], images[again], Settings())
+    repeated = objective(logits[again], labels[again], images[again], images[again], Settings.paper())
     one, other = (torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in (weighed, repeated))
     torch.testing.assert_close(one, other)
 
@@ -798,7 +804,9 @@ def test_loading_runs_no_code(tmp_path: Path) -> None:
     assert not mark()
 
 
-def test_the_defaults_are_the_papers() -> None:
-    s = perturbation.Settings()
+def test_the_defaults_are_the_profile_small_and_the_papers_the_profile_paper() -> None:
+    assert Settings() == settings_of(load_profile("small"))
+    assert settings_of(load_profile("paper")) == Settings.paper()
+    s = Settings.paper()
     assert (s.learning_rate, s.batch_size, s.inner_steps, s.epochs) == (0.001, 800, 16, 5)
     assert (s.temperature, s.balance, s.steps, s.min_psnr) == (1, False, 0, 0)

@@ -16,8 +16,12 @@ sys.path.append(str(Path(__file__).parent / "benchmarks"))
 import portability
 from portability import Tables
 
-from dftlib import attribute_tables, config, experiments, tables
-from dftlib.attribute_tables import SEPARATE, TRIVIAL
+from dftlib import paths
+from dftlib.experiments import tables
+from dftlib.experiments.facial_attributes import tables as attribute_tables
+from dftlib.experiments.facial_attributes.tables import SEPARATE, TRIVIAL
+from dftlib.experiments.lab import Lab
+from dftlib.experiments.profile import load_profile
 
 
 def classifiers(away: float = 70, low: float = 85) -> Tables:
@@ -94,18 +98,18 @@ def test_claims_are_the_notebooks_own() -> None:
     made = {"01": classifiers(), "02": perturbed(), "03": perturbed(), "07": attributes()}
     assert set(made) == set(portability.READ)
     for part, found in made.items():
-        (file,) = (config.ROOT / "notebooks").glob(f"{part}_*.ipynb")
+        (file,) = (paths.ROOT / "notebooks").glob(f"{part}_*.ipynb")
         code = "".join(line for cell in json.loads(file.read_text())["cells"] for line in cell["source"])
         assert [claim for claim in portability.claims(part, found) if f'"{claim}"' not in code] == []
 
 
 def test_the_kit_s_tables_have_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stored(name: str) -> pd.DataFrame:
-        return pd.read_csv(config.ROOT / "results" / "demo" / f"{name}.csv")
+        return pd.read_csv(paths.ROOT / "results" / "demo" / f"{name}.csv")
 
     four = pd.concat([stored(name) for part in portability.OUTCOMES for name in portability.READ[part]])
     monkeypatch.setattr(portability, "BUILD", tmp_path)
-    monkeypatch.setattr(experiments, "outcomes", lambda run, cells: [])
+    monkeypatch.setattr(Lab, "outcomes", lambda lab, cells: [])
     monkeypatch.setattr(tables, "outcomes", lambda found: four)
     monkeypatch.setattr(tables, "classifier_accuracy", lambda run: stored("classifier_accuracy"))
     monkeypatch.setattr(attribute_tables, "errors", lambda run: stored("attribute_error"))
@@ -127,7 +131,7 @@ def test_the_kit_s_tables_have_what_is_read(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("name", portability.VARIANTS)
 def test_variants_are_profiles(name: str) -> None:
     environment, overrides = portability.VARIANTS[name]
-    profile = config.load_profile("demo", **overrides)
+    profile = load_profile("demo", **overrides)
     assert all(isinstance(value, str) for value in environment.values())
     for field, value in overrides.items():
         assert getattr(profile, field) == (tuple(value) if isinstance(value, list) else value)

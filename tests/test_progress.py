@@ -8,7 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 from tqdm import notebook
 
-from dftlib import live, progress
+from dftlib import progress
+from dftlib.plots import widgets
 
 
 class Screen(io.StringIO):
@@ -52,13 +53,13 @@ def test_jupyter_shows_a_widget(jupyter: None, capsys: pytest.CaptureFixture[str
 
 
 def test_without_jupyter_the_picture_stands_still() -> None:
-    found = live.strength_and_weight(drawn, (10, 100))
+    found = widgets.strength_and_weight(drawn, (10, 100))
     assert isinstance(found, Figure)
     assert tuple(found.get_size_inches()) == (2, 1)
 
 
 def test_the_picture_follows_both_sliders(jupyter: None) -> None:
-    box: Any = live.strength_and_weight(drawn, (10, 100))
+    box: Any = widgets.strength_and_weight(drawn, (10, 100))
     (strength, weight, said), picture = box.children[0].children, box.children[1]
 
     def size() -> tuple[float, ...]:

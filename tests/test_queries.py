@@ -1,6 +1,7 @@
 """Fitting by asking: within the budget and the limit, the same for a seed, and what is wrong is told; nothing is paid twice."""
 
 import hashlib
+import json
 import math
 import signal
 import subprocess
@@ -25,15 +26,17 @@ from slow_fit import ask, faces
 from torch import Tensor, nn
 from web_service import WebService
 
-from dftlib import classifiers, queries
-from dftlib.classifiers import CallableClassifier, TorchClassifier
-from dftlib.config import DataError
-from dftlib.journal import Journal, Meter
-from dftlib.perturbation import Perturbation
-from dftlib.queries import CHECKED, LEARNERS, REPEATED, Problem, Surrogate, default
+from dftlib.classifiers import web_service
+from dftlib.classifiers.base import TorchClassifier
+from dftlib.classifiers.black_box import CallableClassifier
+from dftlib.errors import DataError
+from dftlib.perturbation import from_scores
+from dftlib.perturbation.from_scores import CHECKED, LEARNERS, REPEATED, Problem, Surrogate, default
+from dftlib.perturbation.perturbation import Perturbation
+from dftlib.perturbation.query_log import Meter, QueryLog
 
 Pixels = NDArray[np.uint8]
-NOWHERE = Path(":memory:")  # SQLite's name for a journal that is not kept
+NOWHERE = Path(":memory:")  # SQLite's name for a log that is not kept
 BUDGET = 150
 
 
@@ -53,15 +56,15 @@ def found(
     """N, and what was sent."""
     asked: list[str] = []
     fitting, check = faces(count, side, 0, classes), faces(40, side, 1, classes)
-    how = {"budget": BUDGET, "journal": NOWHERE, "reference": faces(60, side, 2, classes)[0] + 8, **how}
-    return queries.fit(listening(asked, answer, classes), *fitting, *check, learner=learner, **how), asked
+    how = {"query_budget": BUDGET, "query_log": NOWHERE, "reference": faces(60, side, 2, classes)[0] + 8, **how}
+    return from_scores.fit_black_box(listening(asked, answer, classes), *fitting, *check, learner=learner, **how), asked
 
 
 @contextmanager
 def haste() -> Iterator[None]:
-    train, fitted = Surrogate.train, Surrogate.fitted
+    learn, fitted = Surrogate.learn, Surrogate.fitted
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Surrogate, "train", lambda self, epochs, *more: train(self, 2, *more))
+        patch.setattr(Surrogate, "learn", lambda self, epochs, *more: learn(self, 2, *more))
         patch.setattr(Surrogate, "fitted", lambda self, c, steps, *more: fitted(self, c, 10, *more))
         yield
 
@@ -130,7 +133,7 @@ def test_a_fit_says_how_it_was_found(runs: Runs, tmp_path: Path) -> None:
 def test_labels_only_three_classes_and_other_sizes(
     learner: str, answer: Callable[[Pixels], Any], side: int, classes: int
 ) -> None:
-    made, asked = found(learner, answer, side, classes, budget=100)
+    made, asked = found(learner, answer, side, classes, query_budget=100)
     assert made.n.shape == (3, side, side)
     assert made.n.isfinite().all()
     assert len(asked) == made.about["used"] <= 100
@@ -139,20 +142,20 @@ def test_labels_only_three_classes_and_other_sizes(
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_few_pictures_are_asked_again_and_again(learner: str) -> None:
-    assert found(learner, budget=2500, count=20)[0].n.isfinite().all()
+    assert found(learner, query_budget=2500, count=20)[0].n.isfinite().all()
 
 
 @settings(max_examples=15)
 @given(budget=st.integers(96, 700), learner=st.sampled_from(["statistics", "corrected spsa"]), seed=st.integers(0, 9))
 def test_no_budget_is_overspent(budget: int, learner: str, seed: int) -> None:
-    made, asked = found(learner, side=8, budget=budget, seed=seed)
+    made, asked = found(learner, side=8, query_budget=budget, seed=seed)
     assert len(asked) == made.about["used"] <= budget
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_each_learner_mends_a_classifier_that_sees_too_dark(learner: str) -> None:
     """Half of the toy's pictures are right before, nearly all could be after."""
-    made, _ = found(learner, budget=300, count=200)
+    made, _ = found(learner, query_budget=300, count=200)
     images, labels = faces(300, seed=7)
     toy = listening([])
     before, after = ((toy.scores(x).argmax(1) == labels).double().mean() for x in (images, made.apply_uint8(images)))
@@ -163,8 +166,8 @@ def test_each_learner_mends_a_classifier_that_sees_too_dark(learner: str) -> Non
 def test_what_is_said_of_validation_is_true() -> None:
     """A budget that covers all of the validation pictures, and one person on all of them: no draw differs from another."""
     images, labels = faces(40, seed=1)
-    one, _ = found("statistics", budget=480, val_subjects=np.full(40, "she"))
-    many, _ = found("statistics", budget=480)
+    one, _ = found("statistics", query_budget=480, val_subjects=np.full(40, "she"))
+    many, _ = found("statistics", query_budget=480)
     before, after = (
         100 * float(np.mean(ask(x.transpose(0, 2, 3, 1)).argmax(1) == labels.numpy()))
         for x in (images, one.apply_uint8(images).numpy())
@@ -173,7 +176,7 @@ def test_what_is_said_of_validation_is_true() -> None:
     assert (one.about["val_rise_lo"], one.about["val_rise_hi"]) == pytest.approx((after - before, after - before))
     assert many.about["val_rise_lo"] < after - before < many.about["val_rise_hi"]
     assert one.about["recommended"]
-    assert not found("statistics", budget=480, reference=faces(60)[0] - 8)[0].about["recommended"]
+    assert not found("statistics", query_budget=480, reference=faces(60)[0] - 8)[0].about["recommended"]
 
 
 # ---- against numpy
@@ -183,7 +186,7 @@ def problem(answer: Callable[[Pixels], Any] = ask, images: Pixels | None = None,
     own, labels = faces(60)
     box = CallableClassifier(answer, identity="toy")
     pictures = torch.from_numpy(own if images is None else images)
-    return Problem(Meter(box, Journal(NOWHERE), budget), pictures, labels, 2, 30.0, torch.Generator().manual_seed(0))
+    return Problem(Meter(box, QueryLog(NOWHERE), budget), pictures, labels, 30.0, torch.Generator().manual_seed(0))
 
 
 def enlarged(c: NDArray[Any], side: int = 16) -> NDArray[Any]:
@@ -203,7 +206,7 @@ def some_c(scale: float = 0.1, grid: int = 8) -> Tensor:
 @pytest.mark.parametrize("grid", [4, 8])
 def test_what_the_classifier_sees_and_its_loss(grid: int) -> None:
     p, c, rows = problem(), some_c(0.3, grid), torch.tensor([4, 9, 4])
-    z = perturbed(p.images.numpy()[rows.numpy()], enlarged(c[0].numpy()))
+    z = perturbed(np.asarray(p.images)[rows.numpy()], enlarged(c[0].numpy()))
     shown = p.shown(rows, c)
     assert shown.dtype == torch.uint8
     np.testing.assert_allclose(shown, np.rint(255 * z), atol=1)
@@ -215,7 +218,7 @@ def test_what_the_classifier_sees_and_its_loss(grid: int) -> None:
 @pytest.mark.parametrize("scale", [0.001, 0.1, 2.0])
 def test_coefficients_are_scaled_down_to_the_limit(scale: float) -> None:
     p, c = problem(), some_c(scale)
-    x = p.images.numpy()
+    x = np.asarray(p.images)
     squared = ((perturbed(x, enlarged(c[0].numpy())) - x / 255) ** 2).mean()
     np.testing.assert_allclose(p.limited(c), c / max(1, math.sqrt(squared * 1000)), rtol=1e-3, atol=1e-6)
 
@@ -248,8 +251,8 @@ def test_spsa_estimates_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
         estimates.append(torch.stack([step(c) for _ in range(100)]).mean(0)[0].double().numpy())
         return c
 
-    monkeypatch.setattr(queries, "_first_round", lambda *_: (None, torch.zeros(1, 3, 8, 8)))
-    monkeypatch.setattr(queries, "steepest", steps)
+    monkeypatch.setattr(from_scores, "_first_round", lambda *_: (None, torch.zeros(1, 3, 8, 8)))
+    monkeypatch.setattr(from_scores, "steepest", steps)
     list(LEARNERS["spsa"](p))
     x, sign = images / 255, np.where(p.labels == 1, -1, 1)[:, None, None, None]
     by_n = (sign * weight.transpose(2, 0, 1) * 2 * x * (1 - x)).mean(0)
@@ -269,6 +272,56 @@ def test_statistics_asks_nothing_and_moves_the_mean_picture() -> None:
     wanted = ((odds[1] - odds[0]) / 2).reshape(3, 8, 2, 8, 2).mean((2, 4))
     wanted /= math.sqrt(((perturbed(own, enlarged(wanted)) - own / 255) ** 2).mean() * 1000)
     np.testing.assert_allclose(c[0], wanted, rtol=2e-3, atol=1e-5)
+
+
+def test_what_is_computed_does_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = torch.arange(60).roll(7)
+    whole, one_for_all = problem().noise(rows, 30, 8), problem().shown(rows, some_c())
+    monkeypatch.setattr(from_scores, "AT_ONCE", 11)
+    assert torch.equal(problem().noise(rows, 30, 8), whole)
+    assert torch.equal(problem().shown(rows, some_c()), one_for_all)
+    each = torch.cat([problem().shown(row[None], own[None]) for row, own in zip(rows, whole, strict=True)])
+    assert torch.equal(problem().shown(rows, whole), each)
+
+
+def test_images_are_computed_with_on_the_device_told() -> None:
+    """On a device that knows shapes alone; what is drawn, shown and answered stays on the CPU."""
+    p = problem()
+    p.device = torch.device("meta")
+    model, rows = Surrogate(p), torch.arange(20)
+    model.shown, model.answers = [torch.as_tensor(p.images[:20])], [torch.zeros(20, 2)]
+    model.learn(1, 0.01)
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert p.under(p.floats(rows), some_c()).device.type == model(p.floats(rows)).device.type == "meta"
+    assert torch.as_tensor(p.images).device.type == p.labels.device.type == "cpu"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_a_fit_on_a_gpu(learner: str) -> None:
+    wanted, asked = found(learner)
+    got, asked_there = found(learner, device=torch.device("cuda"))
+    assert got.n.device.type == "cpu"
+    assert len(set(asked) & set(asked_there)) >= BUDGET // CHECKED
+    assert torch.nn.functional.cosine_similarity(got.n.flatten(), wanted.n.flatten(), dim=0) > 0.5
+
+
+# ---- what decides a result
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, n in vars(from_scores).items() if name.isupper() and isinstance(n, int | float | tuple)]
+)
+def test_every_number_that_decides_stands_in_the_key(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    number, before = getattr(from_scores, name), from_scores.key("cma", 600, 30.0)
+    monkeypatch.setattr(from_scores, name, number[1:] if isinstance(number, tuple) else number + 1)
+    assert (from_scores.key("cma", 600, 30.0) != before) == (name != "AT_ONCE")
+
+
+def test_every_argument_that_decides_stands_in_the_key() -> None:
+    ways = [("cma", 600, 30.0), ("spsa", 600, 30.0), ("cma", 601, 30.0), ("cma", 600, 30.4)]
+    assert len({json.dumps(from_scores.key(*way), sort_keys=True) for way in ways}) == len(ways)
 
 
 # ---- what fit does with what it is given
@@ -291,7 +344,7 @@ class Brightness(nn.Module):
 
 def test_gradients_are_taken_where_there_are_any() -> None:
     net, images, labels = TorchClassifier(Brightness()), *faces(60)
-    made = queries.fit(net, images, labels, *faces(40, seed=1), seed=2)
+    made = from_scores.fit_black_box(net, images, labels, *faces(40, seed=1), seed=2)
     assert made.about["optimiser"] == "steepest"
     assert "used" not in made.about
     before, after = ((net.scores(x).argmax(1) == labels).double().mean() for x in (images, made.apply_uint8(images)))
@@ -310,17 +363,17 @@ def greedy(problem: Problem) -> Iterator[Tensor]:
     ("wrong", "words"),
     [
         ({"learner": "magic"}, r"no learner 'magic': choose one of statistics, one pass"),
-        ({"journal": None}, r"name a file as `journal`"),
-        ({"journal": Path("/")}, r"The journal / can't be used"),
+        ({"query_log": None}, r"name a file as `query_log`"),
+        ({"query_log": Path("/")}, r"The query log / can't be used"),
         ({"labels": torch.zeros(60, dtype=torch.int64)}, r"one class only"),
         ({"labels": torch.arange(60) % 3}, r"class 2, .* 2 classes"),
-        ({"labels": torch.arange(60) % 2 - 1}, r"class -1, .* 2 classes"),
-        ({"budget": 95}, r"budget of 95 pictures can't be checked: give 96"),
-        ({"val": faces(5)}, r"5 validation pictures.*: give 8"),
+        ({"labels": torch.arange(60) % 2 - 1}, r"A label is -1: leave out"),
+        ({"query_budget": 95}, r"95 queries and 40 validation images are too few for a check: give 96 and 8"),
+        ({"val": faces(5)}, r"150 queries and 5 validation images .*: give 96 and 8"),
         ({"val": faces(40, 12)}, r"validation .*\(3, 12, 12\), not \(3, 16, 16\): resize"),
         ({"reference": faces(40, 12)[0]}, r"reference .*\(3, 12, 12\), not \(3, 16, 16\): resize"),
-        ({"learner": "statistics", "reference": None}, r"needs reference pictures"),
-        ({"learner": "greedy", "budget": 96}, r"budget of 96 pictures doesn't reach the first round of 'greedy'"),
+        ({"learner": "statistics", "reference": None}, r"needs reference images"),
+        ({"learner": "greedy", "query_budget": 96}, r"query budget of 96 doesn't reach the first round of 'greedy'"),
         ({"answer": lambda p: np.full((len(p), 2), np.nan)}, r"scores that are not numbers"),
         ({"answer": partial(ask, classes=3)}, r"answers with 3 classes where 2 were expected: set `classes` to 3"),
         ({"answer": lambda p: np.full(len(p), 7)}, r"label 7, not in 0 to 1"),
@@ -328,12 +381,12 @@ def greedy(problem: Problem) -> Iterator[Tensor]:
 )
 def test_what_is_wrong_is_said_in_a_sentence(wrong: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LEARNERS, "greedy", greedy)
-    how = {"learner": "corrected spsa", "budget": BUDGET, "journal": NOWHERE, **wrong}
+    how = {"learner": "corrected spsa", "query_budget": BUDGET, "query_log": NOWHERE, **wrong}
     asked: list[str] = []
     box = listening(asked, how.pop("answer", ask))
     (images, labels), val = faces(60), how.pop("val", faces(40, seed=1))
     with pytest.raises(DataError, match=words) as said:
-        queries.fit(box, images, how.pop("labels", labels), *val, **how)
+        from_scores.fit_black_box(box, images, how.pop("labels", labels), *val, **how)
     assert str(said.value).count(": ") >= 1
     assert str(said.value).endswith(".")
     assert not asked or wrong.keys() & {"answer"} or wrong.get("learner") in ("greedy", "statistics")
@@ -355,7 +408,7 @@ def test_a_box_that_changes_its_answers_is_reported() -> None:
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebService]:
-    monkeypatch.setattr(classifiers, "BACKOFF", 0.01)
+    monkeypatch.setattr(web_service, "BACKOFF", 0.01)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with WebService(ask) as service:
         yield service
@@ -370,12 +423,13 @@ def as_in_the_script() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("as_in_the_script")
 def test_a_killed_fit_asks_only_what_is_new_and_ends_the_same(service: WebService, tmp_path: Path) -> None:
     wanted = slow_fit.fit(service.url, tmp_path / "undisturbed.db")
     once, service.received = service.received, []
     service.delay = 0.03
-    with subprocess.Popen([sys.executable, slow_fit.__file__, service.url, tmp_path / "journal.db"]) as killed:
+    with subprocess.Popen([sys.executable, slow_fit.__file__, service.url, tmp_path / "log.db"]) as killed:
         while len(service.received) < 250:
             assert killed.poll() is None
             time.sleep(0.002)
@@ -386,7 +440,7 @@ def test_a_killed_fit_asks_only_what_is_new_and_ends_the_same(service: WebServic
     before = len(service.received)
     assert before < len(once) - 50
     service.delay = 0
-    got = slow_fit.fit(service.url, tmp_path / "journal.db")
+    got = slow_fit.fit(service.url, tmp_path / "log.db")
     assert len(service.received) > before
     on_their_way = Counter(service.received) - Counter(once)
     assert on_their_way.total() <= slow_fit.PARALLEL * slow_fit.BATCH
@@ -407,19 +461,19 @@ def test_a_service_gone_in_the_middle_costs_nothing_twice(service: WebService, t
 
     service.answer = goes
     with pytest.raises(DataError, match=r"nothing paid for is lost, run it again later.*\.$"):
-        slow_fit.fit(service.url, tmp_path / "journal.db")
+        slow_fit.fit(service.url, tmp_path / "log.db")
     assert 150 < len(service.received) < len(once)
     service.answer = ask
     service.over.clear()
-    got = slow_fit.fit(service.url, tmp_path / "journal.db")
+    got = slow_fit.fit(service.url, tmp_path / "log.db")
     assert torch.equal(got.n, wanted.n)
     assert got.about == wanted.about
     assert (Counter(service.received) - Counter(once)).total() <= slow_fit.PARALLEL * slow_fit.BATCH
 
 
 def test_a_service_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifiers, "BACKOFF", 0.01)
+    monkeypatch.setattr(web_service, "BACKOFF", 0.01)
     with WebService(ask) as service:
         url = service.url
     with pytest.raises(DataError, match=r"connection failed.*nothing paid for is lost"):
-        slow_fit.fit(url, tmp_path / "journal.db")
+        slow_fit.fit(url, tmp_path / "log.db")

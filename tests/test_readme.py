@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from dftlib.config import ROOT
+from dftlib.paths import ROOT
 
 README, RESULTS, BENCHMARKS = ((ROOT / folder / "README.md").read_text() for folder in (".", "results", "results/benchmarks"))
 HEADER = [

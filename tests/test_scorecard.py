@@ -5,8 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dftlib import scorecard
-from dftlib.config import ROOT, DataError
+from dftlib.errors import DataError
+from dftlib.experiments import scorecard
+from dftlib.paths import ROOT
 
 STORED = ROOT / "results" / "small"
 

@@ -9,37 +9,39 @@ import onnxruntime
 import pandas as pd
 import pytest
 
-from dftlib import experiments, figures, queries, scores_only
-from dftlib.config import Profile
-from dftlib.models import DlibGender
+from dftlib.experiments import scores_only
+from dftlib.experiments.lab import Lab
+from dftlib.models.dlib_files import DlibGender
+from dftlib.perturbation import from_scores
+from dftlib.plots import studies
 
 KEYS = ["data", "seed", "learner", "told", "budget"]
 
 
 @pytest.fixture(scope="module")
-def profile(few_faces: Profile) -> Profile:
-    return replace(few_faces, query_datasets=("studio",), query_budgets=(200,), n_val=24)
+def lab(few_faces: Lab) -> Lab:
+    return few_faces.other(query_datasets=("studio",), query_budgets=(200,), n_val=24)
 
 
 @pytest.fixture(scope="module")
-def table(profile: Profile) -> pd.DataFrame:
-    return scores_only.table(profile)
+def table(lab: Lab) -> pd.DataFrame:
+    return scores_only.table(lab)
 
 
-def test_every_data_set_has_every_learner_once_and_the_default_with_labels_only(profile: Profile, table: pd.DataFrame) -> None:
+def test_every_data_set_has_every_learner_once_and_the_default_with_labels_only(lab: Lab, table: pd.DataFrame) -> None:
     assert not table.duplicated(KEYS).any()
     told = table.groupby("told")["learner"].agg(set)
-    assert told["scores"] == set(queries.LEARNERS)
+    assert told["scores"] == set(from_scores.LEARNERS)
     assert told["gradients"] == {"gradient"}
-    assert told["labels"] == {queries.default(200)}
-    assert set(table["data"]) == set(profile.query_datasets)
+    assert told["labels"] == {from_scores.default(200)}
+    assert set(table["data"]) == set(lab.profile.query_datasets)
 
 
-def test_accuracies_are_those_of_the_file_run_by_onnxruntime(profile: Profile, table: pd.DataFrame) -> None:
-    small = scores_only.at_its_size(profile)
-    cell = scores_only.cells(small)[0]
-    data, test = experiments.faces(small, cell.data, cell.protocol), experiments.test_rows(small, cell)
-    labels = data.labels["Gender"].to_numpy()[test]
+def test_accuracies_are_those_of_the_file_run_by_onnxruntime(lab: Lab, table: pd.DataFrame) -> None:
+    small = scores_only.at_its_size(lab)
+    cell = scores_only.cells(small.profile)[0]
+    test = small.splits(cell)[2]
+    labels = test.labels.numpy()
     session = onnxruntime.InferenceSession(str(DlibGender.file))
     spec = json.loads((Path(str(DlibGender.file)).parent / "manifest.json").read_text())["models"]["gender"]["input"][
         "normalization"
@@ -51,13 +53,13 @@ def test_accuracies_are_those_of_the_file_run_by_onnxruntime(profile: Profile, t
         return float(100 * (scores.argmax(1) == labels).mean())
 
     row = table.query("data == @cell.data and learner == 'gradient'").iloc[0]
-    assert row["before"] == pytest.approx(accuracy(data.images[test]))
+    assert row["before"] == pytest.approx(accuracy(np.asarray(test.images)))
     found = scores_only.fitted(small, cell, "gradient", "gradients", 0)
-    assert row["after"] == pytest.approx(accuracy(found.apply_uint8(data.images[test]).numpy()))
+    assert row["after"] == pytest.approx(accuracy(found.apply_uint8(test.images).numpy()))
 
 
-def test_labels_only_tells_no_score(profile: Profile) -> None:
-    images = experiments.faces(scores_only.at_its_size(profile), "press", "subject").images[:50]
+def test_labels_only_tells_no_score(lab: Lab) -> None:
+    images = scores_only.at_its_size(lab).faces("press").images[:50]
     box = scores_only.black_box()
     told = scores_only.labels_only(box).scores(images)
     assert set(told.unique().tolist()) == {0.0, 1.0}
@@ -78,12 +80,48 @@ def test_the_summary_keeps_every_kind_of_row(table: pd.DataFrame) -> None:
 
 
 def test_the_figure_shows_every_learner(table: pd.DataFrame) -> None:
-    figure = figures.queries(table, note="synthetic faces")
+    figure = studies.queries(table, note="synthetic faces")
     assert [ax.get_title() for ax in figure.axes] == ["studio"]
     (legend,) = figure.legends
-    assert {t.get_text() for t in legend.get_texts()} >= {name for name, _, _ in figures.ASKERS.values()}
+    assert {t.get_text() for t in legend.get_texts()} >= {name for name, _, _ in studies.ASKERS.values()}
 
 
-def test_asking_again_asks_nothing(profile: Profile, table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queries, "fit", lambda *a, **k: pytest.fail("fitted again"))
-    pd.testing.assert_frame_equal(scores_only.table(profile), table)
+def test_asking_again_asks_nothing(lab: Lab, table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(from_scores, "fit_black_box", lambda *a, **k: pytest.fail("fitted again"))
+    pd.testing.assert_frame_equal(scores_only.table(lab), table)
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "other"),
+    [
+        (scores_only, "FITTED", 50),
+        (scores_only, "MIN_PSNR", 31.0),
+        (DlibGender, "options", {"mean": 120.0, "deviation": 256.0}),
+        (from_scores, "GRID", 4),
+    ],
+)
+def test_what_decides_a_fit_stands_in_its_key(
+    lab: Lab, where: object, name: str, other: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = scores_only.cells(lab.profile)[0]
+
+    def key() -> dict[str, object]:
+        return scores_only.fit_key(scores_only.at_its_size(lab), cell, "cma", "scores", 200)
+
+    before = key()
+    assert key() == before
+    monkeypatch.setattr(where, name, other)
+    assert key() != before
+
+
+def test_what_a_fit_is_told_stands_in_its_key(lab: Lab) -> None:
+    small = scores_only.at_its_size(lab)
+    cell = scores_only.cells(small.profile)[0]
+    few = ("n_fit", "n_train", "n_val", "n_test")
+    labs = [small, *(small.other(**{name: 20}) for name in few)]
+    cells = [cell, replace(cell, seed=1), replace(cell, attribute="Smiling"), replace(cell, model="press", data="webcam")]
+    ways = [("cma", "scores", 200), ("spsa", "scores", 200), ("cma", "labels", 200), ("cma", "scores", 300)]
+    keys = [scores_only.fit_key(one, cell, *ways[0]) for one in labs]
+    keys += [scores_only.fit_key(small, one, *ways[0]) for one in cells[1:]]
+    keys += [scores_only.fit_key(small, cell, *way) for way in ways[1:]]
+    assert len({json.dumps(key, sort_keys=True) for key in keys}) == len(labs) + len(cells) + len(ways) - 2

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from dftlib import similarity
 from dftlib.datasets import load_dataset, synthetic
-from dftlib.similarity import pass_score, psnr, ssim
+from dftlib.metrics import similarity
+from dftlib.metrics.similarity import pass_score, psnr, ssim
 
 DATA = os.environ.get("DFT_DATA", "")
 KINDS = ("noise", "universal", "shift", "turn", "contrast")
@@ -133,6 +135,50 @@ def test_pass_of_a_pair_doesnt_depend_on_the_others(monkeypatch: pytest.MonkeyPa
     for pixels in (1, 3 * 64 * 64):
         monkeypatch.setattr(similarity, "CHUNK", pixels)
         torch.testing.assert_close(pass_score(a, b), wanted, rtol=0, atol=1e-3)
+
+
+def test_pass_of_grey_levels_is_that_of_fractions() -> None:
+    a, b = ((255 * x).to(torch.uint8) for x in faces())
+    assert torch.equal(pass_score(a, b), pass_score(a / 255, b / 255))
+
+
+class Spy(TorchFunctionMode):
+    """Within it, which devices tensors are sent to, while those made without a word about it land on `meta`, where no sum is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[object] = []
+        self.meta = torch.device("meta")
+
+    def __enter__(self) -> "Spy":
+        self.meta.__enter__()
+        return cast(Spy, super().__enter__())
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.meta.__exit__(*error)
+
+    def __torch_function__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+        if function in (Tensor.cpu, Tensor.cuda):
+            self.sent.append(function)
+        elif function is Tensor.to:
+            self.sent += [x for x in (*given[1:], *(named or {}).values()) if isinstance(x, torch.device | str)]
+        return function(*given, **(named or {}))
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim, pass_score])
+def test_a_measure_stays_on_the_device_of_its_images(measure: Callable[[Tensor, Tensor], Tensor]) -> None:
+    pair = faces()
+    with Spy() as spy:
+        found = measure(*pair)
+    assert spy.sent == []
+    assert found.device == pair[0].device
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim])
+def test_a_measure_works_where_there_are_no_numbers(measure: Callable[[Tensor, Tensor], Tensor]) -> None:
+    a, b = (x.to("meta") for x in faces())
+    assert measure(a, b).device.type == "meta"
 
 
 def test_pass_refuses_other_shapes() -> None:

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dftlib.config import DataError
 from dftlib.datasets.base import SPLITS
 from dftlib.datasets.splits import paper_split, split, subject_split
+from dftlib.errors import DataError
 
 LABELS = st.lists(st.integers(-1, 1), min_size=1, max_size=300).map(np.array)
 SEEDS = st.integers(0, 2**40)

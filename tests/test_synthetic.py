@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from dftlib.config import DRAWN, DataError
 from dftlib.datasets import align, synthetic
-from dftlib.datasets.base import ATTRIBUTES, SPLITS, FaceDataset
+from dftlib.datasets.base import ATTRIBUTES, DRAWN, SPLITS, FaceDataset
 from dftlib.datasets.synthetic import STYLES
+from dftlib.errors import DataError
 
 
 @pytest.fixture(scope="module", autouse=True)

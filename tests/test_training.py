@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dftlib import config, training
-from dftlib.models import AttributeNet, Backbone, ConvNet, nnet
-from dftlib.training import features, train_network, train_nnet
+from dftlib import seeds
+from dftlib.models import training
+from dftlib.models.backbones import AttributeNet, ConvNet, nnet
+from dftlib.models.base import Backbone
+from dftlib.models.training import features, train_network, train_nnet
 
 CPU = torch.device("cpu")
 
@@ -34,7 +36,7 @@ def test_nnet_learns_from_raw_features() -> None:
 def test_the_normalisation_is_folded_into_the_first_layer() -> None:
     """Without a step of training: the untouched head on features normalised by hand, in float64."""
     folded = train_nnet(*TRAIN, *VAL, epochs=0, seed=5)
-    config.seed_all(5)
+    seeds.seed_all(5)
     plain = nnet(8).double()
     x = TRAIN[0].double()
     normal = (TEST[0].double() - x.mean(0)) / x.std(0)

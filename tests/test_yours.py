@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from web_service import WebService
 
-from dftlib import queries, scores_only, yours
-from dftlib.config import ROOT, DataError
 from dftlib.datasets import synthetic
-from dftlib.perturbation import Perturbation
-from dftlib.yours import Request, tune
+from dftlib.errors import DataError
+from dftlib.experiments import own_classifier, scores_only
+from dftlib.experiments.own_classifier import Request, tune
+from dftlib.paths import ROOT
+from dftlib.perturbation import from_scores
+from dftlib.perturbation.perturbation import Perturbation
 
 NOTEBOOK = ROOT / "notebooks" / "10_your_own_classifier.ipynb"
 asked: list[int] = []
@@ -61,8 +63,8 @@ def photos(scratch: Path) -> Path:
 def wanted(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Request:
     """The request that works; surrogates are trained for a moment only."""
     asked.clear()
-    monkeypatch.setattr(queries, "steepest", lambda step, c, problem, *_: problem.limited(c + 0.2))
-    monkeypatch.setattr(queries.Surrogate, "train", lambda *_: None)
+    monkeypatch.setattr(from_scores, "steepest", lambda step, c, problem, *_: problem.limited(c + 0.2))
+    monkeypatch.setattr(from_scores.Surrogate, "learn", lambda *_: None)
     return Request(str(photos), str(photos / "labels.csv"), "test_yours:bright", 300, str(tmp_path / "out"), pixels=8)
 
 
@@ -109,8 +111,8 @@ def test_the_files(wanted: Request, tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
     assert pd.read_csv(tmp_path / "out" / "summary.csv")["used"].item() == sum(asked)
     kept = tmp_path / "out" / "perturbation.safetensors"
-    assert yours.same_as_command(kept, tuned.images[:2], tuned.after[:2])
-    assert not yours.same_as_command(kept, tuned.images[:2], tuned.images[:2])
+    assert own_classifier.same_as_command(kept, tuned.images[:2], tuned.after[:2])
+    assert not own_classifier.same_as_command(kept, tuned.images[:2], tuned.images[:2])
 
 
 def test_what_does_not_help_is_not_recommended(wanted: Request) -> None:
@@ -157,9 +159,9 @@ def test_faults_are_said_before_anything_is_asked(wanted: Request, change: dict[
 
 def test_parameters_of_the_notebook() -> None:
     given = {"images": "a", "labels": "b", "model": "c", "budget": 500, "profile": "demo", "seeds": [0], "In": [], "_": 3}
-    assert yours.request(given) == Request("a", "b", "c", 500, f"{os.environ['DFT_OUTPUT']}/build/yours")
+    assert own_classifier.request(given) == Request("a", "b", "c", 500, f"{os.environ['DFT_OUTPUT']}/build/yours")
     with pytest.raises(DataError, match="Unknown parameter 'budjet': the parameters are images, labels"):
-        yours.request({**given, "budjet": 3})
+        own_classifier.request({**given, "budjet": 3})
 
 
 # ---- as a new user
@@ -175,6 +177,7 @@ def call(folder: Path, *command: str, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_from_a_folder_and_a_web_service_to_perturbed_photos(tmp_path: Path) -> None:
     """The service fails, limits its rate and stalls; it gets every picture once, but for the eight that are sent twice."""
     photos, box = tmp_path / "photos", scores_only.black_box()
@@ -204,7 +207,7 @@ def test_from_a_folder_and_a_web_service_to_perturbed_photos(tmp_path: Path) -> 
     one = pd.read_csv(out / "summary.csv").iloc[0]
     times = Counter(Counter(service.received).values())
     assert not service.faults
-    assert times == {1: one["sent_now"] - 2 * queries.REPEATED, 2: queries.REPEATED}
+    assert times == {1: one["sent_now"] - 2 * from_scores.REPEATED, 2: from_scores.REPEATED}
     assert len(service.received) == one["sent_now"] == one["used"] <= 240
     assert one["n_test"] == 20
     names = ["perturbation.safetensors", "perturbation.png", "summary.csv", "per_class.csv", "examples.png", "answers.db"]

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from dftlib.config import DRAWN, DataError
 from dftlib.datasets import celeba, lfw, muct, splits, synthetic
-from dftlib.datasets.base import ATTRIBUTES, SPLITS, FaceDataset
+from dftlib.datasets.base import ATTRIBUTES, DRAWN, SPLITS, FaceDataset
+from dftlib.errors import DataError
 
 __all__ = ["ATTRIBUTES", "SPLITS", "FaceDataset", "load_attributes", "load_dataset", "require_two_classes"]
 
@@ -34,7 +34,7 @@ def _need_root(name: str, root: str | Path) -> None:
     if not str(root):
         raise DataError(
             f"Data set '{name}' is read from disk: set the parameter data_root, or the environment variable DFT_DATA, to the "
-            f"folder that holds {name}/ (python -m dftlib.datasets download {name} --to FOLDER fetches it)."
+            f"folder that holds {name}/ (dft download {name} --to FOLDER fetches it)."
         )
 
 

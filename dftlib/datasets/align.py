@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dftlib import store
-from dftlib.config import DataError
+from dftlib import artefacts
 from dftlib.datasets import decode
 from dftlib.datasets.base import Faces
+from dftlib.errors import DataError
 
 Floats = NDArray[np.float64]
 
@@ -124,8 +124,8 @@ def landmarks(name: str, folder: Path, files: list[str], face: Floats) -> Landma
         decode.in_threads(work, len(files), f"{name}: find landmarks")
         return {"points": torch.from_numpy(points), "detected": torch.from_numpy(detected), "sizes": torch.from_numpy(sizes)}
 
-    key = {"version": 2, "face": face.tolist(), "files": decode.signature(folder, files)}
-    kept = store.tensors("landmarks", key, make)
+    key = {"face": face.tolist(), "files": decode.signature(folder, files)}
+    kept = artefacts.tensors("landmarks", 2, key, make)
     return Landmarks(kept["points"].numpy(), kept["detected"].numpy(), kept["sizes"].numpy())
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from dftlib.config import DataError
 from dftlib.datasets import align, decode
 from dftlib.datasets.base import ATTRIBUTES, SPLITS, FaceDataset
+from dftlib.errors import DataError
 
 COLUMNS = {a: a.replace(" ", "_") for a in ATTRIBUTES} | {"Gender": "Male"}
 

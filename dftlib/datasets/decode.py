@@ -13,8 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from dftlib import store
-from dftlib.config import DataError
+from dftlib import artefacts
+from dftlib.errors import DataError
 from dftlib.progress import tqdm
 
 CHUNK = 64
@@ -25,8 +25,7 @@ def need(root: Path, name: str, path: str) -> Path:
     found = root / path
     if not found.exists():
         raise DataError(
-            f"{found} is missing: call python -m dftlib.datasets download {name} --to {root}, or set data_root to the folder "
-            f"that holds {name}/."
+            f"{found} is missing: call dft download {name} --to {root}, or set data_root to the folder that holds {name}/."
         )
     return found
 
@@ -144,7 +143,7 @@ def cut(
         in_threads(work, len(files), f"{name}: decode")
         return out
 
-    return store.array("pictures", {**key, "shape": shape, "files": signature(folder, files)}, make)
+    return artefacts.array("pictures", 2, {**key, "shape": shape, "files": signature(folder, files)}, make)
 
 
 def pictures(

@@ -18,10 +18,9 @@ from pathlib import Path, PureWindowsPath
 import pooch
 import requests
 
-from dftlib.config import DataError
-from dftlib.models import VGGFACE_URL
+from dftlib.artefacts import whole
+from dftlib.errors import DataError
 from dftlib.progress import tqdm
-from dftlib.store import whole
 
 TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two pieces of an answer
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before another try; they begin anew with every try that brought something
@@ -33,6 +32,7 @@ LFW_MD5 = "md5:68331da3eb755a505a502b5aacb3c201"
 PUBFIG = "www.cs.columbia.edu/CAVE/databases/pubfig/download"
 CELEBA = "mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
+VGGFACE = "https://www.robots.ox.ac.uk/~albanie/models/pytorch-mcn/vgg_face_dag.pth"
 MUCT = "https://raw.githubusercontent.com/StephenMilborrow/muct/master"
 
 pooch.get_logger().setLevel("WARNING")  # it would advise to write each hash into the code
@@ -97,8 +97,8 @@ SOURCES = {
         "VGGFace weights of Oxford's Visual Geometry Group, converted to PyTorch",
         "For non-commercial research only, under a Creative Commons Attribution License.",
         "www.robots.ox.ac.uk/~vgg/software/vgg_face",
-        VGGFACE_URL,
-        (File("vgg_face_dag.pth", "vgg_face_dag.pth", VGGFACE_URL),),
+        VGGFACE,
+        (File("vgg_face_dag.pth", "vgg_face_dag.pth", VGGFACE),),
     ),
 }
 

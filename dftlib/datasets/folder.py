@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dftlib.config import DataError
 from dftlib.datasets import decode, splits
 from dftlib.datasets.base import SPLITS, FaceDataset
+from dftlib.errors import DataError
 
 LEAST = 10  # pictures of a class: 6, 2, 2 on the three sides
 MOST = 127  # classes, counted in int8

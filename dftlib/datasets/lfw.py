@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from dftlib.config import DataError
 from dftlib.datasets import align, decode, splits
 from dftlib.datasets.base import ATTRIBUTES, FaceDataset
+from dftlib.errors import DataError
 
 # LFW has 'Attractive' once for each sex; a picture with either of the two counts as Attractive.
 COLUMNS = {a: [a] for a in ATTRIBUTES} | {"Gender": ["Male"], "Attractive": ["Attractive Man", "Attractive Woman"]}

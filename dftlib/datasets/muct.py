@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dftlib import store
-from dftlib.config import DataError
+from dftlib import artefacts
 from dftlib.datasets import align, decode, splits
 from dftlib.datasets.base import ATTRIBUTES, FaceDataset
+from dftlib.errors import DataError
 
 NAME = re.compile(r"i(\d{3})[a-z]{2}-([fm])([ng\d])\.jpg")
 CROPPED = 100  # pixels: a picture with a side below this is a face crop already (the originals are 480 x 640)
@@ -79,7 +79,7 @@ def face_boxes(folder: Path, files: list[str]) -> NDArray[np.float64]:
         decode.in_threads(work, len(files), "muct: find faces")
         return out.view(np.uint8)
 
-    return store.array("faces", {"version": 2, "files": decode.signature(folder, files)}, make).view(np.float64)
+    return artefacts.array("faces", 2, {"files": decode.signature(folder, files)}, make).view(np.float64)
 
 
 def left_out(root: Path) -> list[str]:

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dftlib import config
+from dftlib import seeds
 from dftlib.datasets.base import SPLITS
+from dftlib.errors import DataError
 
 PROTOCOLS = ("subject", "paper")
 
@@ -17,7 +18,7 @@ def paper_split(labels: NDArray[Any], seed: int) -> NDArray[np.str_]:
     One person's pictures fall on several sides.
     """
     split = np.empty(len(labels), "<U5")
-    random = config.rng("split", seed)
+    random = seeds.rng("split", seed)
     for label in np.unique(labels):
         members = random.permutation(np.flatnonzero(labels == label))
         ends = [round(0.6 * len(members)), round(0.8 * len(members))]
@@ -41,5 +42,5 @@ def subject_split(subjects: NDArray[np.str_], labels: NDArray[Any], seed: int) -
 def split(protocol: str, subjects: NDArray[np.str_], labels: NDArray[Any], seed: int) -> NDArray[np.str_]:
     """The split that `protocol` names; an unknown one raises `DataError`."""
     if protocol not in PROTOCOLS:
-        raise config.DataError(f"There is no protocol '{protocol}': choose one of {', '.join(PROTOCOLS)}.")
+        raise DataError(f"There is no protocol '{protocol}': choose one of {', '.join(PROTOCOLS)}.")
     return paper_split(labels, seed) if protocol == "paper" else subject_split(subjects, labels, seed)

@@ -8,8 +8,7 @@ spread, + 1.5 with make-up - 1.2 with glasses + normal noise of spread 0.5; pres
 `Bushy Eyebrows` and `Pale Skin` are thresholds on the drawn thickness and the drawn melanin.
 """
 
-import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -19,10 +18,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dftlib import config, store
+from dftlib import artefacts, seeds
 from dftlib.datasets import align
 from dftlib.datasets.base import ATTRIBUTES, FaceDataset, Faces
+from dftlib.errors import DataError
 
+VERSION = 1  # of what is drawn: raised with every change of a face
 CHUNK = 16  # faces painted at once: larger tensors fall out of the processor's cache and take longer
 
 
@@ -366,8 +367,8 @@ class Drawn(NamedTuple):
 def draw(style: str, subjects: int, per_subject: int, size: int = 64, seed: int = 0) -> Drawn:
     """N = subjects × per_subject faces, with their landmarks in the order of `datasets.align`."""
     if style not in STYLES:
-        raise config.DataError(f"There is no synthetic face set '{style}': choose one of {', '.join(STYLES)}.")
-    g = torch.Generator().manual_seed(int(config.rng(style, seed).integers(2**62)))
+        raise DataError(f"There is no synthetic face set '{style}': choose one of {', '.join(STYLES)}.")
+    g = torch.Generator().manual_seed(int(seeds.rng(style, seed).integers(2**62)))
     latents, labels = _latents(STYLES[style], subjects, per_subject, g)
     pictures = torch.empty(subjects * per_subject, 3, size, size, dtype=torch.uint8)
     # Hundreds of small steps: where another process holds a core, a second thread is waited for at each (100 times slower).
@@ -400,15 +401,15 @@ def load(style: str, size: int, seed: int, way: str = "chip", subjects: int = 50
         chips = np.stack([align.chip(picture, p, size) for picture, p in zip(whole, points, strict=True)])
         return {"pictures": torch.from_numpy(chips).permute(0, 3, 1, 2)}
 
-    arguments = {"arguments": (style, size, seed, subjects, per_subject)}
-    drawn = store.tensors("synthetic", arguments, make, (sys.modules[__name__],))
+    arguments = {"style": (style, asdict(STYLES[style])), "arguments": (size, seed, subjects, per_subject)}
+    drawn = artefacts.tensors("synthetic", VERSION, arguments, make)
     points, where = drawn["landmarks"].numpy(), (drawn["landmarks"].numpy() + 0.5) / size
     if way == "chip":  # else as drawn: the eyes of all three sets are in one place already, but for pose
-        drawn |= store.tensors("synthetic", {**arguments, "way": way}, cut, (sys.modules[__name__], align))
+        drawn |= artefacts.tensors("synthetic", VERSION, {**arguments, "way": way}, cut)
         where = align.on_chip(points, size)
     labels = pd.DataFrame(drawn["labels"].numpy(), columns=pd.Index(ATTRIBUTES))
     people = np.array([f"{style}-{i:04d}" for i in range(subjects)])
-    order = config.rng(style, "split", seed).permutation(subjects)
+    order = seeds.rng(style, "split", seed).permutation(subjects)
     split = np.array(["train", "val", "test"])[np.digitize(order / subjects, [0.6, 0.8])]
     files = np.array([f"{name}-{i}" for name in people for i in range(per_subject)])
     who, split = np.repeat(people, per_subject), np.repeat(split, per_subject)

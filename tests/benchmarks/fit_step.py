@@ -21,10 +21,11 @@ from timing import Measured, best, run
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from dftlib import config, experiments
-from dftlib.classifiers import TorchClassifier, batches, to_float
-from dftlib.config import load_profile
-from dftlib.perturbation import Settings, _optimiser, fit, objective
+from dftlib.classifiers.base import TorchClassifier
+from dftlib.experiments.lab import Lab, settings_of
+from dftlib.experiments.profile import dtype_of, load_profile
+from dftlib.images import batches, to_float
+from dftlib.perturbation.gradient import Settings, _optimiser, fit, objective
 
 BATCH = 250
 SIDE = 2048  # of the matrices whose product says what the processor can do
@@ -66,11 +67,11 @@ def compiled(model: TorchClassifier, x: Tensor, y: Tensor, settings: Settings) -
 
 
 @torch.inference_mode()
-def right(model: TorchClassifier, profile: config.Profile) -> float:
+def right(model: TorchClassifier, lab: Lab) -> float:
     """Percent of all sets' test pictures, most of them from other sets than its own, that the logits classify correctly."""
     found = []
-    for name in profile.datasets:
-        faces = experiments.faces(profile, name, "subject")
+    for name in lab.profile.datasets:
+        faces = lab.faces(name, "subject")
         images, wanted = faces.images[faces.split == "test"], faces.labels["Gender"].to_numpy()[faces.split == "test"]
         answers = torch.cat([model.logits(to_float(part, model.device)).argmax(1).cpu() for part in batches(images)])
         found.append(answers == torch.from_numpy(wanted))
@@ -80,18 +81,18 @@ def right(model: TorchClassifier, profile: config.Profile) -> float:
 def measure(device: torch.device) -> list[Measured]:
     # A GPU's step takes a hundredth of a processor's: more of them, or the stopwatch would see the start.
     steps, bound = (50, 1.10) if device.type == "cuda" else (2, 1.05)
-    profile = load_profile("demo")
-    net = experiments.classifier(profile, "press", "Gender", "subject", 0).net
+    lab = Lab(load_profile("demo"))
+    net = lab.classifier("press", "Gender", "subject", 0).net
     models = {name: TorchClassifier(copy.deepcopy(net), device, dtype) for name, dtype in PRECISIONS.items()}
     plain, thawed = (TorchClassifier(copy.deepcopy(net), device) for _ in range(2))
     plain.net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     thawed.net.requires_grad_(True)
-    faces = experiments.faces(profile, "press", "subject")
+    faces = lab.faces("press", "subject")
     few = torch.arange(steps * BATCH) % len(faces)
     images = torch.from_numpy(faces.images)[few].to(device)
     labels = torch.from_numpy(faces.labels["Gender"].to_numpy().astype("int64"))[few].to(device)
     x, y = to_float(images[:BATCH], device), labels[:BATCH]
-    settings = replace(experiments.settings_of(profile), batch_size=BATCH, inner_steps=1, steps=0, epochs=1)
+    settings = replace(settings_of(lab.profile), batch_size=BATCH, inner_steps=1, steps=0, epochs=1)
 
     rows: dict[str, Callable[[], object]] = {
         "floor, float32": partial(floor, models["float32"], x, y, steps),
@@ -123,7 +124,7 @@ def measure(device: torch.device) -> list[Measured]:
         if f"fit step, {name}, compiled" in ms:
             found.append(row(f"fit step, {name}, compiled", f"fit step, {name}"))
     # Where bfloat16 is emulated it saves nothing, and the kit doesn't take it.
-    native = config.dtype_of(profile, device) == torch.bfloat16
+    native = dtype_of(lab.profile, device) == torch.bfloat16
     target = 1 / SAVED if native else math.nan
     found.append(row("fit step, bfloat16", "floor, float32", target))
     with FlopCounterMode(display=False) as counter:
@@ -134,7 +135,7 @@ def measure(device: torch.device) -> list[Measured]:
         found.append(Measured("fit step", f"rate of a fit step, {name}", step / 1e6, "GFLOP/s"))
         found.append(Measured("fit step", f"rate of matrices, {name}", peak / 1e6, "GFLOP/s"))
         found.append(Measured("fit step", f"share of peak, {name}", 100 * step / peak, "%"))
-    accuracy = {name: right(model, profile) for name, model in models.items()}
+    accuracy = {name: right(model, lab) for name, model in models.items()}
     found.append(Measured("fit step", "accuracy, float32", accuracy["float32"], "%"))
     changed = abs(accuracy["bfloat16"] - accuracy["float32"])
     found.append(Measured("fit step", "accuracy that bfloat16 changes", changed, "points", target=CHANGED))

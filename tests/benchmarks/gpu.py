@@ -37,14 +37,21 @@ from throughput import flippable
 from timing import Measured, best, machine, peak_memory, seconds, table
 from torch import Tensor
 
-from dftlib import attributes, command, experiments, flipping, perturbation, training
-from dftlib.classifiers import Pictures, TorchClassifier, to_float
-from dftlib.config import DataError, load_profile
+from dftlib.artefacts import whole
+from dftlib.classifiers.base import TorchClassifier
+from dftlib.cli import common
 from dftlib.datasets import FaceDataset, load_dataset, synthetic
-from dftlib.models import AttributeNet, DlibAge
-from dftlib.perturbation import Perturbation, fit
-from dftlib.similarity import pass_score
-from dftlib.store import whole
+from dftlib.errors import DataError
+from dftlib.experiments import lab
+from dftlib.experiments.profile import load_profile
+from dftlib.images import Pictures, to_float
+from dftlib.metrics.similarity import pass_score
+from dftlib.models import attribute_networks, training
+from dftlib.models.backbones import AttributeNet
+from dftlib.models.dlib_files import DlibAge
+from dftlib.perturbation import gradient, per_image
+from dftlib.perturbation.gradient import fit
+from dftlib.perturbation.perturbation import Perturbation
 
 CPU = torch.device("cpu")
 LIMIT = 360  # seconds
@@ -73,7 +80,7 @@ class Bench:
         self.device, self.sizes = device, sizes
         which = {"name": "small", "data_root": root} if root else {"name": "demo", "align": "none"}
         self.profile = load_profile(**which, device=str(device), **sizes.profile)
-        self.settings = replace(experiments.settings_of(load_profile("demo")), steps=sizes.steps, inner_steps=1)
+        self.settings = replace(lab.settings_of(load_profile("demo")), steps=sizes.steps, inner_steps=1)
 
     def few(self, name: str, *_: object) -> FaceDataset:
         return synthetic.load(name, 64, 0, "none", self.sizes.people, self.sizes.each)
@@ -108,7 +115,7 @@ class Bench:
         def found(device: torch.device) -> tuple[Tensor, float]:
             model = self.model(device)
             n = fit(model, *learned, *learned, settings)  # of pictures it has seen, ten steps are enough for it to be kept
-            return n.n, percent(model.scores(n.apply(self.test[0])).argmax(1) == self.test[1])
+            return n.n, percent(model.scores(n.apply(self.test[0], device)).argmax(1) == self.test[1])
 
         default, conv.fp32_precision = conv.fp32_precision, "ieee"
         (n, right), exact = found(CPU), found(self.device)
@@ -139,19 +146,24 @@ class Bench:
 
     def grid(self) -> Iterator[Measured]:
         """Gender in Table 5: each cell fitted, fitted on shuffled labels, and scored with all its controls."""
-        profile, load = self.profile, self.few if self.sizes is QUICK else load_dataset
-        cells = [c for c in experiments.main(profile, 5) if c.attribute == "Gender"]
-        outcomes: list[experiments.Outcome] = []
+        kit, load = lab.Lab(self.profile), self.few if self.sizes is QUICK else load_dataset
+        cells = [c for c in kit.main(5) if c.attribute == "Gender"]
+        outcomes: list[lab.Outcome] = []
 
         def prepare() -> None:
             for c in cells:
-                experiments.unaligned(profile, c, experiments.test_rows(profile, c))  # keeps in memory what cells share
+                kit.unaligned(c, kit.splits(c)[2])  # keeps in memory what cells share
 
-        with mock.patch.object(experiments, "load_dataset", load), tempfile.TemporaryDirectory() as cache:
+        def measure() -> None:
+            outcomes.extend(kit.outcomes(cells))
+            for outcome in outcomes:
+                kit.controlled(outcome)
+
+        with mock.patch.object(lab, "load_dataset", load), tempfile.TemporaryDirectory() as cache:
             yield Measured("grid", "pictures, features and classifiers", seconds(prepare, self.device), "s")
             with mock.patch.dict(os.environ, DFT_CACHE=cache), busy(self.device) as shares:
-                took = seconds(lambda: outcomes.extend(experiments.outcomes(profile, cells)), self.device)
-        name = f"{len(cells)} cells: {2 * len(cells)} fits of {profile.steps} steps, and scores"
+                took = seconds(measure, self.device)
+        name = f"{len(cells)} cells: {2 * len(cells)} fits of {self.profile.steps} steps, and scores"
         yield Measured("grid", name, took, "s", target=GRID)
         if shares:
             yield Measured("grid", "time in which the card worked", float(np.mean(shares)), "%")
@@ -160,14 +172,14 @@ class Bench:
     def rates(self) -> Iterator[Measured]:
         images, y = (part[torch.arange(self.sizes.pictures) % len(part)] for part in self.fitting)
         signs, (val, val_y) = 2 * y - 1, self.val
-        net = flippable((images.numpy(), signs.float()), (val.numpy(), 2.0 * val_y - 1), attributes.EARLY, CPU)
+        net = flippable((images.numpy(), signs.float()), (val.numpy(), 2.0 * val_y - 1), attribute_networks.EARLY, CPU)
         changed = Perturbation(0.1 * torch.randn(3, 64, 64)).apply_uint8(images)
         works: dict[str, dict[str, Callable[[], object]]] = {"PASS": {}, "flips, FGS": {}, "flips, FFA": {}}
         for role, at in (("processor", CPU), ("device", self.device)):
             there = copy.deepcopy(net).to(at)
             works["PASS"][role] = partial(pass_score, to_float(images, at), to_float(changed, at))
-            for method in flipping.METHODS:
-                works[f"flips, {method.upper()}"][role] = partial(flipping.flip, there, images, signs, method, "line", "softmax")
+            for method in per_image.METHODS:
+                works[f"flips, {method.upper()}"][role] = partial(per_image.flip, there, images, signs, method, "line", "softmax")
         for name, both in works.items():
             took = best(both, self.device, self.sizes.repeats)
             for role, s in took.items():
@@ -183,7 +195,7 @@ class Bench:
                 taken.append(isinstance(images, Tensor) and (images.dtype, images.device.type) == (torch.uint8, device.type))
             return to_float(images, device)
 
-        with mock.patch.object(perturbation, "to_float", seen):
+        with mock.patch.object(gradient, "to_float", seen):
             fit(self.model(self.device), *self.fitting, *self.val, self.settings)
         yield Measured("memory", "batches out of uint8 on the device", percent(torch.tensor(taken)), "%")
         yield Measured("memory", "peak memory", peak_memory(self.device), "MB")
@@ -251,4 +263,4 @@ if __name__ == "__main__":
     options.add_argument("--data", default="", help="folder of real faces, as the parameter data_root takes it")
     options.add_argument("--device", default="cuda", help="cuda, cuda:1 …, or cpu: to try the script")
     options.add_argument("--quick", action="store_true", help="tiny sizes, which show nothing but that it runs")
-    sys.exit(command.guarded(partial(main, options.parse_args()), debug=False))
+    sys.exit(common.guarded(partial(main, options.parse_args()), debug=False))

@@ -20,12 +20,13 @@ from timing import Measured, device, peak_memory, run, seconds
 from torch import Tensor
 from tqdm import tqdm
 
-from dftlib import config
-from dftlib.classifiers import TorchClassifier
-from dftlib.config import load_profile
-from dftlib.experiments import settings_of
-from dftlib.models import AttributeNet, ConvNet, DlibAge, nnet
-from dftlib.perturbation import fit
+from dftlib import seeds
+from dftlib.classifiers.base import TorchClassifier
+from dftlib.experiments.lab import settings_of
+from dftlib.experiments.profile import dtype_of, load_profile
+from dftlib.models.backbones import AttributeNet, ConvNet, nnet
+from dftlib.models.dlib_files import DlibAge
+from dftlib.perturbation.gradient import fit
 
 COUNTS, SIZES = (1_000, 3_000, 10_000, 30_000, 100_000), (64, 96, 128, 192, 224)
 FEW, SIDE = 1_000, 64  # pictures where the size grows, pixels where the number does
@@ -63,9 +64,9 @@ def point(network: str, count: int, size: int) -> Point:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (count + VAL, 3, size, size), np.uint8)
     labels = torch.from_numpy(random.integers(0, 2, count + VAL))
-    config.seed_all(0)
+    seeds.seed_all(0)
     body = DlibAge() if network == "DlibAge" else ConvNet(size)
-    model = Watched(AttributeNet(body, nnet(body.features)), at, config.dtype_of(profile, at))
+    model = Watched(AttributeNet(body, nnet(body.features)), at, dtype_of(profile, at))
     settings = replace(settings_of(profile), batch_size=BATCH, inner_steps=1, steps=0, epochs=1)
     took = seconds(lambda: fit(model, images[:count], labels[:count], images[count:], labels[count:], settings), at)
     held = images.nbytes / 1e6

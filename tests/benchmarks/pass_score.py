@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 from test_similarity import KINDS, pass_by_opencv, perturbed
 
 from dftlib.datasets import synthetic
-from dftlib.similarity import pass_score
+from dftlib.metrics.similarity import pass_score
 
 PAIRS = 512
 PEER = "OpenCV + scikit-image"

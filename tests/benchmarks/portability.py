@@ -23,8 +23,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from dftlib import attribute_tables, experiments, store, tables
-from dftlib.config import ROOT, Profile, dtype_of, load_profile
+from dftlib import artefacts, paths
+from dftlib.experiments import tables
+from dftlib.experiments.facial_attributes import tables as attribute_tables
+from dftlib.experiments.facial_attributes.robustness import AttributeLab
+from dftlib.experiments.lab import Lab
+from dftlib.experiments.profile import Profile, dtype_of, load_profile
+from dftlib.paths import ROOT
 
 Tables = Mapping[str, pd.DataFrame]
 BUILD = ROOT / "build" / "portability"
@@ -113,13 +118,15 @@ def claims(part: str, found: Tables) -> dict[str, float]:
 def measured(part: str, run: Profile) -> Tables:
     """The tables of a notebook that its checks read."""
     if part == "01":
-        return {"classifier_accuracy": tables.classifier_accuracy(run)}
+        return {"classifier_accuracy": tables.classifier_accuracy(Lab(run))}
     if part == "07":
-        errors = attribute_tables.errors(run)
+        attributes = AttributeLab(run)
+        errors = attribute_tables.errors(attributes)
         balanced = errors.groupby("approach")["balanced_error"].mean().reset_index(name="mean_balanced_error")
-        tests = attribute_tables.error_tests(run).merge(balanced)
+        tests = attribute_tables.error_tests(attributes).merge(balanced)
         return {"attribute_error": errors, "attribute_error_tests": tests}
-    rows = tables.outcomes(experiments.outcomes(run, experiments.cells(run, *OUTCOMES[part])))
+    lab = Lab(run)
+    rows = tables.outcomes(lab.outcomes(lab.cells(*OUTCOMES[part])))
     return {name: rows[rows["table"] == number] for name, number in zip(READ[part], OUTCOMES[part], strict=True)}
 
 
@@ -127,7 +134,7 @@ def compute(name: str, part: str, out: Path) -> None:
     """Computes a variant of a notebook's tables in this process, which has its environment, and writes them as JSON."""
     run = load_profile("demo", **{"device": "cpu", **VARIANTS[name][1]})
     found = {table: rows.to_dict("records") for table, rows in measured(part, run).items()}
-    with store.whole(out) as temporary:
+    with artefacts.whole(out) as temporary:
         temporary.write_text(json.dumps(found))
 
 
@@ -187,7 +194,7 @@ def too_close(table: pd.DataFrame) -> pd.DataFrame:
 
 def main(words: Sequence[str] | None = None) -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--csv", type=Path, default=store.output_folder() / "results" / "benchmarks" / "portability.csv")
+    options.add_argument("--csv", type=Path, default=paths.output_folder() / "results" / "benchmarks" / "portability.csv")
     options.add_argument("--only", nargs="+", choices=VARIANTS, metavar="NAME", help=f"some of: {', '.join(VARIANTS)}")
     options.add_argument("--parts", nargs="+", choices=READ, default=list(READ), help="notebooks")
     options.add_argument("--one", choices=VARIANTS, help=argparse.SUPPRESS)
@@ -199,7 +206,7 @@ def main(words: Sequence[str] | None = None) -> None:
     with ThreadPoolExecutor(2) as pool:
         found = dict(zip(names, pool.map(lambda name: computed(name, given.parts), names), strict=True))
     table = summary(found)
-    with store.whole(given.csv) as temporary:
+    with artefacts.whole(given.csv) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g")
     for row in too_close(table).to_dict("records"):
         print(f"too close: {row['part']}: {row['name']}: lowest margin {row['lowest']:.3g}, moves by {row['spread']:.3g}")

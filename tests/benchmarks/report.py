@@ -19,9 +19,10 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from dftlib import store
-from dftlib.config import ROOT, DataError
-from dftlib.figures import ABSENT, AFTER, BEFORE, OTHER, PAGE, sheet
+from dftlib.errors import DataError
+from dftlib.notebook import outputs
+from dftlib.paths import ROOT
+from dftlib.plots.style import ABSENT, AFTER, BEFORE, OTHER, PAGE, sheet
 
 TIMES = ("s", "ms", "min", "pictures/s")  # units of rows whose `ratio` is one of times
 OURS, FLOOR, UNFINISHED = "ours", "floor", "not there yet"
@@ -178,11 +179,11 @@ def main(folder: Path) -> None:
     for machine, table in gathered(files).groupby("machine", sort=False):
         name = slug(str(machine))
         note = f"{machine}, torch {' and '.join(table['torch'].unique())}"
-        print(store.write_table(table, name, "benchmarks"))
+        print(outputs.write_table(table, name, "benchmarks"))
         if len(floors(table)) or len(peers(table)):
-            print(store.write_figure(compared(table, note), name, "benchmarks"))
+            print(outputs.write_figure(compared(table, note), name, "benchmarks"))
         if table["at"].notna().any():
-            print(store.write_figure(growth(table, note), f"{name}_growth", "benchmarks"))
+            print(outputs.write_figure(growth(table, note), f"{name}_growth", "benchmarks"))
         if len(late := missed(table)):
             print(
                 "Missed targets:",

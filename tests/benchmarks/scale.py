@@ -17,13 +17,15 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dftlib import config
+from dftlib import seeds
 from dftlib._torchvision import models as tv
-from dftlib.classifiers import TorchClassifier
-from dftlib.config import load_profile
-from dftlib.experiments import settings_of
-from dftlib.models import AttributeNet, Backbone, nnet
-from dftlib.perturbation import BOXES, Settings, objective
+from dftlib.classifiers.base import TorchClassifier
+from dftlib.experiments.lab import settings_of
+from dftlib.experiments.profile import dtype_of, load_profile
+from dftlib.models.backbones import AttributeNet, nnet
+from dftlib.models.base import Backbone
+from dftlib.perturbation.box_maps import BOXES
+from dftlib.perturbation.gradient import Settings, objective
 
 SIZE, TRAIN = 224, 162_770  # pixels; CelebA's training pictures, of 202,599
 GPUS = (1, 8, 64)
@@ -66,8 +68,8 @@ def _reduce(rank: int, folder: str) -> None:
 def measure(device: torch.device) -> list[Measured]:
     profile = load_profile("paper")
     settings = settings_of(profile)
-    config.seed_all(0)
-    classifier = TorchClassifier(AttributeNet(Vgg(), nnet(4096)), device, config.dtype_of(profile, device))
+    seeds.seed_all(0)
+    classifier = TorchClassifier(AttributeNet(Vgg(), nnet(4096)), device, dtype_of(profile, device))
     count = 16 if device.type == "cpu" else 100
     x = torch.rand(count, 3, SIZE, SIZE, device=device).contiguous(memory_format=torch.channels_last)
     y = torch.zeros(count, dtype=torch.int64, device=device)

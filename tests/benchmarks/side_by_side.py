@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from timing import Measured, best, run
 from torch import Tensor
 
-from dftlib import attributes, config
-from dftlib.attributes import EARLY, ConvNets
-from dftlib.config import load_profile
+from dftlib import seeds
 from dftlib.datasets import synthetic
+from dftlib.experiments.profile import dtype_of, load_profile
+from dftlib.models import attribute_networks
+from dftlib.models.attribute_networks import EARLY, ConvNets
 
 GROUPS = (1, 4, 8, 20, 40)
 SIZE, BATCH = 64, 64
@@ -26,11 +27,11 @@ def train(
     images: NDArray[np.uint8], labels: Tensor, count: int, steps: int, device: torch.device, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """`count` networks side by side, for EARLY epochs."""
-    config.seed_all(0)
+    seeds.seed_all(0)
     nets = ConvNets(count, 1, (SIZE, SIZE))
     rows = torch.arange(steps * BATCH) % len(images)
     x, y = images[rows], labels[rows][:, torch.arange(count) % labels.shape[1], None]
-    return attributes.train(nets, x, y, x[:1], y[:1], "euclidean", EARLY, 1e-3, BATCH, 0, device, dtype)
+    return attribute_networks.train(nets, x, y, x[:1], y[:1], "euclidean", EARLY, 1e-3, BATCH, 0, device, dtype)
 
 
 def measure(device: torch.device) -> list[Measured]:
@@ -39,7 +40,7 @@ def measure(device: torch.device) -> list[Measured]:
     works: dict[str, Callable[[], object]] = {}
     steps: dict[str, int] = {}
     of = {}
-    for dtype in dict.fromkeys((torch.float32, config.dtype_of(load_profile("demo"), device))):
+    for dtype in dict.fromkeys((torch.float32, dtype_of(load_profile("demo"), device))):
         kind = str(dtype).removeprefix("torch.")
         for count in GROUPS:
             name, epoch = f"{count} at a time, {kind}", max(2, STEPS // count)

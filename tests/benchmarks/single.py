@@ -25,10 +25,10 @@ from throughput import flippable
 from timing import Measured, best, run
 from torch import Tensor, nn
 
-from dftlib import flipping
-from dftlib.attributes import Network, present
-from dftlib.classifiers import batches, to_float
 from dftlib.datasets import synthetic
+from dftlib.images import batches, to_float
+from dftlib.models.attribute_networks import Network, present
+from dftlib.perturbation import per_image
 
 SIZE, ATTRIBUTE, EPOCHS = 64, "Gender", 6
 PICTURES = 256
@@ -67,7 +67,7 @@ def trained(device: torch.device) -> tuple[Network, Tensor, Tensor]:
 
 def floor(net: Network, images: Tensor, device: torch.device) -> None:
     """Nothing but the network, there and back to the pictures, as many at once as `flip` takes."""
-    for part in batches(images, flipping.BATCH if device.type == "cpu" else len(images)):
+    for part in batches(images, per_image.BATCH if device.type == "cpu" else len(images)):
         x = to_float(part, device).requires_grad_()
         torch.autograd.grad(net(x).sum(), x)
 
@@ -77,7 +77,7 @@ def search(attack: Attack, net: nn.Module, pictures: Tensor, classes: Tensor, st
     found = []
     for x, y in zip(pictures.split(batch), classes.split(batch), strict=True):
         size, left, z = torch.full((len(x),), torch.inf, device=x.device), torch.arange(len(x), device=x.device), x
-        for trial in range(1, (flipping.STEPS if steps else LIMIT) + 1):
+        for trial in range(1, (per_image.STEPS if steps else LIMIT) + 1):
             z = attack(z, y[left], 1) if steps else attack(x[left], y[left], trial)
             with torch.no_grad():
                 flipped = net(z.round()).argmax(1) != y[left]
@@ -91,7 +91,7 @@ def search(attack: Attack, net: nn.Module, pictures: Tensor, classes: Tensor, st
 
 def measure(device: torch.device) -> list[Measured]:
     net, images, labels = trained(device)
-    flipping.LIMIT = LIMIT
+    per_image.LIMIT = LIMIT
     grey, pictures, classes = Scaled(net, 255).eval(), images.to(device).float(), (labels > 0).long().to(device)
     art = PyTorchClassifier(
         grey,
@@ -108,7 +108,7 @@ def measure(device: torch.device) -> list[Measured]:
     unit = Scaled(net, 1).eval()
 
     def ours(method: str, how: str) -> Tensor:
-        return flipping.flip(net, images, labels, method.lower(), how, "softmax").size
+        return per_image.flip(net, images, labels, method.lower(), how, "softmax").size
 
     def by_art(x: Tensor, y: Tensor, epsilon: int) -> Tensor:
         made = FastGradientMethod(art, np.inf, eps=epsilon, batch_size=len(x)).generate(x.cpu().numpy(), y.cpu().numpy())

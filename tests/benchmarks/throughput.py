@@ -24,14 +24,20 @@ from PIL import Image
 from timing import Measured, best, run
 from torch import Tensor
 
-from dftlib import attributes, config, experiments, flipping, training
-from dftlib.attributes import ConvNets, Network
-from dftlib.classifiers import TorchClassifier, to_float
-from dftlib.config import load_profile
+from dftlib import seeds
+from dftlib.classifiers.base import TorchClassifier
 from dftlib.datasets import decode, synthetic
-from dftlib.models import AttributeNet, DlibAge, nnet
-from dftlib.perturbation import Perturbation, fit
-from dftlib.similarity import pass_score
+from dftlib.experiments.lab import Lab, settings_of
+from dftlib.experiments.profile import dtype_of, load_profile
+from dftlib.images import to_float
+from dftlib.metrics.similarity import pass_score
+from dftlib.models import attribute_networks, training
+from dftlib.models.attribute_networks import ConvNets, Network
+from dftlib.models.backbones import AttributeNet, nnet
+from dftlib.models.dlib_files import DlibAge
+from dftlib.perturbation import per_image
+from dftlib.perturbation.gradient import fit
+from dftlib.perturbation.perturbation import Perturbation
 
 BATCH, STEPS = 250, 4  # of a fit, as in the profile small
 FACES, FLIPS = 1000, 256
@@ -47,11 +53,11 @@ def flippable(train: Labelled, val: Labelled, epochs: int, device: torch.device)
     """A small softmax network taught one attribute."""
     size = train[0].shape[2], train[0].shape[3]
     (images, y), (val_images, val_y) = train, val
-    config.seed_all(0)
-    found = attributes.train(
+    seeds.seed_all(0)
+    found = attribute_networks.train(
         ConvNets(1, 2, size), images, y[:, None, None], val_images, val_y[:, None, None], "softmax", epochs, 1e-3, 64, 0, device
     )
-    net = attributes.network(ConvNets(1, 2, size), found, "converged", 0)
+    net = attribute_networks.network(ConvNets(1, 2, size), found, "converged", 0)
     return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -74,25 +80,25 @@ def written(folder: Path, images: NDArray[np.uint8]) -> list[str]:
 def grid() -> tuple[int, int]:
     """Fits and their steps in notebook 03 under the profile small; main cells are fitted on shuffled labels, too."""
     profile = load_profile("small", data_root=os.environ["DFT_DATA"])
-    cells = [*experiments.cells(profile, 5, 6), *experiments.main(profile, 5, 6)]
-    settings = experiments.settings_of(profile)
-    rounds = [math.prod(settings.schedule(len(experiments.fit_rows(profile, cell)))) for cell in cells]
-    return len(cells), sum(rounds) * profile.inner_steps
+    lab, settings = Lab(profile), settings_of(profile)
+    fits = [*lab.cells(5, 6), *lab.main(5, 6)]
+    rounds = [math.prod(settings.schedule(len(lab.splits(cell)[0]))) for cell in fits]
+    return len(fits), sum(rounds) * profile.inner_steps
 
 
 def measure(device: torch.device) -> list[Measured]:
     small = load_profile("small")
-    dtype = config.dtype_of(small, device)
+    dtype = dtype_of(small, device)
     faces = synthetic.load("studio", 64, seed=0)
     images, male = faces.images[:FACES], torch.from_numpy(faces.labels["Gender"].to_numpy().astype(np.int64))[:FACES]
-    config.seed_all(0)
+    seeds.seed_all(0)
     body = DlibAge()
     model = TorchClassifier(AttributeNet(body, nnet(DlibAge.features)), device, dtype)
-    settings = replace(experiments.settings_of(small), batch_size=BATCH, steps=0, epochs=1)
+    settings = replace(settings_of(small), batch_size=BATCH, steps=0, epochs=1)
     found = Perturbation(0.1 * torch.randn(3, 64, 64))
     pair = to_float(images, device), to_float(found.apply_uint8(images), device)
     every = torch.from_numpy(faces.labels["Gender"].to_numpy().astype(np.float32)) * 2 - 1
-    net = flippable((faces.images, every), (faces.images[:1], every[:1]), attributes.EARLY, device)
+    net = flippable((faces.images, every), (faces.images[:1], every[:1]), attribute_networks.EARLY, device)
     signs = male[:FLIPS] * 2 - 1
 
     with tempfile.TemporaryDirectory() as name, mock.patch.dict(os.environ, DFT_CACHE=str(Path(name) / "cache")):
@@ -115,8 +121,8 @@ def measure(device: torch.device) -> list[Measured]:
             "PASS": (FACES, lambda: pass_score(*pair)),
             **{
                 f"flips, {method.upper()}": (
-                    FLIPS, partial(flipping.flip, net, images[:FLIPS], signs, method, "line", "softmax"),
-                ) for method in flipping.METHODS
+                    FLIPS, partial(per_image.flip, net, images[:FLIPS], signs, method, "line", "softmax"),
+                ) for method in per_image.METHODS
             },
             "head, features each epoch": (HEAD_EPOCHS * HEAD_FACES, lambda: head(body, *part, device, False)),
             "head, features cached": (HEAD_EPOCHS * HEAD_FACES, lambda: head(body, *part, device, True)),

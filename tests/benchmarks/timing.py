@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from dftlib.store import whole
+from dftlib.artefacts import whole
 
 REPEATS = 5
 

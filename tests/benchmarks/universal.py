@@ -37,12 +37,13 @@ from numpy.typing import NDArray
 from timing import Measured, best, run
 from torch import Tensor, nn
 
-from dftlib import experiments
-from dftlib.classifiers import TorchClassifier, to_float
-from dftlib.config import load_profile
-from dftlib.experiments import Cell
-from dftlib.perturbation import Perturbation, Settings, fit
-from dftlib.similarity import psnr
+from dftlib.classifiers.base import TorchClassifier
+from dftlib.experiments.lab import Cell, Lab, settings_of
+from dftlib.experiments.profile import load_profile
+from dftlib.images import to_float
+from dftlib.metrics.similarity import psnr
+from dftlib.perturbation.gradient import Settings, fit
+from dftlib.perturbation.perturbation import Perturbation
 
 CELL = Cell(5, "Gender", "webcam", "press", "subject", 0)
 CAP = 10  # times our time: the target
@@ -127,17 +128,16 @@ def prompted(net: nn.Module, x: Tensor, y: Tensor, decibels: float, judge: Judge
 
 
 def measure(device: torch.device) -> list[Measured]:
-    profile = load_profile("demo", device=str(device))
-    faces, settings = experiments.faces(profile, CELL.data, CELL.protocol), experiments.settings_of(profile)
-    model = experiments.classifier(profile, CELL.model, CELL.attribute, CELL.protocol, CELL.seed)
+    lab = Lab(load_profile("demo", device=str(device)))
+    faces, settings, model = lab.faces(CELL.data, CELL.protocol), settings_of(lab.profile), lab.model(CELL)
     models = {dtype: TorchClassifier(model.net, device, dtype) for dtype in dict.fromkeys((model.dtype, torch.float32))}
-    learned, val = experiments.fit_rows(profile, CELL), experiments.val_rows(profile, CELL)
+    learned, val, _ = lab.splits(CELL)
     every, others = torch.from_numpy(faces.labels[CELL.attribute].to_numpy().astype(np.int64)), faces.split != "train"
     found: dict[str, list[Perturbation]] = defaultdict(list)  # of every round, each with a seed of its own
 
     def ours(name: str, model: TorchClassifier, settings: Settings = settings) -> Callable[[], None]:
         def work() -> None:
-            pictures = faces.images[learned], every[learned], faces.images[val], every[val]
+            pictures = learned.images, learned.labels, val.images, val.labels
             found[name].append(fit(model, *pictures, settings, seed=len(found[name])))
 
         return work
@@ -163,7 +163,7 @@ def measure(device: torch.device) -> list[Measured]:
         if ends[shorter][1] >= limit - 0.5:
             own = shorter
             break
-    x, y = to_float(faces.images[learned], device), every[learned].to(device)
+    x, y = to_float(learned.images, device), learned.labels.to(device)
     thawed = copy.deepcopy(model.net).to(memory_format=torch.contiguous_format).requires_grad_(True)  # type: ignore[call-overload]
     contestants: dict[str, Callable[[Judge, int], None]] = {
         "ART, targeted": lambda judge, seed: art(model.net, x, y, decibels, True, judge, seed),

@@ -1,0 +1,110 @@
+"""Artefacts kept by what decides them, and files that are written whole or not at all."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dftlib.errors import DataError
+from dftlib.paths import cache_folder
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on success it replaces `path`, on any failure it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except (SafetensorError, RuntimeError) as error:
+        # how safetensors and torch report that a file can't be written
+        if not (fault := re.search(r"os error (\d+)|file write failed|unexpected pos", str(error))):
+            raise
+        number = int(fault[1] or errno.EIO)
+        raise OSError(number, os.strerror(number), str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def once(path: Path) -> Iterator[bool]:
+    """Says whether `path` is still to be made; meanwhile other processes that want it wait, and find it."""
+    lock = path.with_suffix(".lock")
+    if path.is_file():
+        with contextlib.suppress(OSError):  # of a process that was killed as soon as it had made `path`
+            lock.unlink()
+        yield False
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        try:
+            yield not path.is_file()
+        finally:
+            with contextlib.suppress(OSError):
+                lock.unlink()
+
+
+def digest(kind: str, version: int, key: Mapping[str, Any]) -> str:
+    """Hex digest of what decides an artefact: its kind, the version of the code that makes it, and a JSON-able key.
+
+    The version is raised by whoever changes what the code computes; every number that changes a result stands in the key.
+    """
+    return hashlib.sha256(json.dumps([kind, version, key], sort_keys=True, default=str).encode()).hexdigest()[:20]
+
+
+def file(kind: str, version: int, key: Mapping[str, Any], suffix: str) -> Path:
+    """Where the cache has this artefact."""
+    return cache_folder() / kind / f"{digest(kind, version, key)}{suffix}"
+
+
+def tensors(kind: str, version: int, key: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The artefact of this `key`: read from the cache, or made, written whole, and returned (on the CPU).
+
+    Raises `DataError` where the file in the cache is damaged.
+    """
+    path = file(kind, version, key, ".safetensors")
+    with once(path) as missing:
+        if missing:
+            made = {name: t.detach().cpu().contiguous() for name, t in make().items()}
+            with whole(path) as temporary:
+                save_file(made, temporary, metadata={"key": json.dumps(key, sort_keys=True, default=str)})
+    with _sound(path):
+        return load_file(path)
+
+
+def array(kind: str, version: int, key: Mapping[str, Any], make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """As `tensors`, for one large array; it comes back memory-mapped and read-only."""
+    path = file(kind, version, key, ".npy")
+    with once(path) as missing:
+        if missing:
+            made = make()
+            with whole(path) as temporary:
+                np.save(temporary, made)
+    with _sound(path):
+        return np.load(path, mmap_mode="r")
+
+
+@contextmanager
+def _sound(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, ValueError, EOFError) as error:
+        raise DataError(f"{path} in the cache is damaged ({error}): delete that file and call again.") from None

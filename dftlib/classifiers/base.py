@@ -1,0 +1,76 @@
+"""A classifier as the library sees it: images in, scores out; with `TorchClassifier`, gradients too."""
+
+import copy
+from contextlib import nullcontext
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dftlib.errors import DataError
+from dftlib.images import Pictures, batches, require_range, to_float
+
+
+class Classifier(Protocol):
+    """Anything that answers images with scores."""
+
+    def scores(self, images: Pictures) -> Tensor:
+        """Images n x 3 x H x W, uint8 0 to 255 or float in [0, 1] -> float32 n x classes, each row sums to 1, on the CPU."""
+        ...
+
+
+class TorchClassifier:
+    """A torch network with frozen weights: `scores` as the network computes, `logits` in `dtype` and differentiable.
+
+    net:      any network that takes float images n x C x H x W in [0, 1] (its normalisation inside) to logits n x classes, or
+              to one logit an image (n, or n x 1), that of class 1: then class 0 has the logit 0. It gets images in the type of
+              its own weights, and is copied: what is frozen, set to evaluation, moved to `device` and kept channels-last is
+              the copy, `self.net`
+    device:   None: where the network is
+    dtype:    of `logits`, which a fit takes gradients of; what is reported is always of the network as it is. Of a float32
+              network with a part `body` that part is cast, once (it must cast its input, as `models.base.Backbone` does); any
+              other float32 network runs under autocast, which casts its weights at every call; others stay as they are
+    in_place: takes the network itself, not a copy: for one that has no other user, and so saves the memory
+    """
+
+    def __init__(
+        self, net: nn.Module, device: torch.device | None = None, dtype: torch.dtype = torch.float32, in_place: bool = False
+    ) -> None:
+        floats = [t for t in (*net.parameters(), *net.buffers()) if t.is_floating_point()]
+        self.device = device or (floats[0].device if floats else torch.device("cpu"))
+        self.net = _frozen(net if in_place else copy.deepcopy(net), self.device)
+        self.dtype = dtype
+        self._takes = floats[0].dtype if floats else torch.float32
+        self._fast, cast = self.net, self._takes == torch.float32 != dtype
+        self._autocast = cast and not isinstance(getattr(net, "body", None), nn.Module)
+        if cast and not self._autocast:
+            self._fast = copy.deepcopy(self.net)
+            self._fast.get_submodule("body").to(dtype)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Float images n x C x H x W in [0, 1] -> float32 logits n x classes, differentiable to the images alone."""
+        with torch.autocast(self.device.type, self.dtype) if self._autocast else nullcontext():
+            return self._answer(self._fast, images)
+
+    @torch.inference_mode()
+    def scores(self, images: Pictures) -> Tensor:
+        """As `Classifier.scores`; raises `DataError` for float images outside [0, 1] and for answers that are no numbers."""
+        require_range(images)
+        parts = [self._answer(self.net, to_float(batch, self.device)).softmax(1).cpu() for batch in batches(images)]
+        scores = torch.cat(parts)
+        if not scores.isfinite().all():
+            raise DataError("The classifier answered with scores that are not numbers: check its weights and its input range.")
+        return scores
+
+    def _answer(self, net: nn.Module, images: Tensor) -> Tensor:
+        """Logits n x classes of a network, float32."""
+        out = net(images.to(self._takes))
+        if not isinstance(out, Tensor) or out.numel() != len(images) * (out.shape[1] if out.ndim > 1 else 1):
+            shape = f"{tuple(out.shape)} for {len(images)} images" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+            raise DataError(f"The network answers with {shape}: wrap it so that it gives logits n x classes, or n.")
+        logits = out.float().reshape(len(images), -1)
+        return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
+
+
+def _frozen(net: nn.Module, device: torch.device) -> nn.Module:
+    return net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,0 +1,178 @@
+"""A classifier behind an address, asked over HTTP."""
+
+import base64
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from threading import Event
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from dftlib.classifiers.black_box import BlackBox, optional
+from dftlib.errors import DataError
+from dftlib.images import Pictures
+
+BACKOFF = 1.0  # seconds; doubled with each retry
+LONGEST_WAIT = 60  # seconds between two retries, whatever the service asks for
+
+
+class HttpClassifier(BlackBox):
+    """A web service, asked by POST with `batch` pictures a request, as PNG so that each picture arrives exactly.
+
+    `send` 'json': the body is {`field`: [base64, …]}; 'multipart': one part named `field` a picture. `answer` says where in the
+    JSON reply the answers are: keys joined by dots, `[]` for each of a list ("faces[].gender.label"; "" is the reply itself).
+    There stand rows of numbers or one number a picture; with `names`, the classes in order, also words (the label) or objects
+    {name: probability}. A request of one picture may be answered without the list.
+    `key_variable` names the environment variable of the API key, sent as `Authorization: Bearer …` and kept nowhere.
+    Time-outs (of `timeout` seconds), broken connections, 429 and 5xx are retried `retries` times, at growing intervals.
+    The URL's user and query are sent, never shown; `identity` tells different queries apart by a short digest.
+    """
+
+    def __init__(
+        self, url: str, classes: int = 2, *, send: str = "json", field: str = "images", answer: str = "scores",
+        names: Sequence[str] = (), key_variable: str = "", batch: int = 8, parallel: int = 4, timeout: float = 30.0,
+        retries: int = 5, logits: bool = False,
+    ) -> None:  # fmt: skip
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+        address = f"{parts.scheme}://{host}{parts.path}"
+        if parts.scheme not in ("http", "https") or not host:
+            raise DataError(f"{address} is not the address of a web service: give one that begins with http:// or https://.")
+        if send not in ("json", "multipart") or parallel < 1 or retries < 0 or timeout <= 0:
+            raise DataError("Set `send` to 'json' or 'multipart', `parallel` to 1 at least, `retries` to 0, `timeout` above 0.")
+        if names and len(names) != classes:
+            raise DataError(f"`names` has {len(names)} names for {classes} classes: give one for each class, in their order.")
+        query = hashlib.sha256(parts.query.encode()).hexdigest()[:8] if parts.query else "-"
+        how = f"{send} {field} {answer} {list(names)} {'logits' if logits else 'scores'}"
+        super().__init__(f"The service {address}", f"{address} {query} {classes} {how}", classes, batch, logits)
+        self._url, self._send, self._field, self._path = url, send, field, answer
+        self._secrets = (parts.username, parts.password, parts.query, *(value for _, value in parse_qsl(parts.query)))
+        self._names = [name.casefold() for name in names]
+        self._key_variable, self._parallel, self._timeout, self._retries = key_variable, parallel, timeout, retries
+        requests = optional("requests")
+        self._session = requests.Session()
+        self._session.mount(f"{parts.scheme}://", requests.adapters.HTTPAdapter(pool_maxsize=parallel))
+
+    def stream(self, images: Pictures) -> Iterator[tuple[slice, Tensor]]:
+        """As `BlackBox.stream`, out of order. After a failure nothing new is sent; what is under way is yielded first."""
+        stop, failure = Event(), None
+
+        def ask(rows: slice) -> Tensor | None:
+            try:
+                return None if stop.is_set() else self._checked(images[rows])
+            except BaseException:
+                stop.set()  # here, before this thread can take the next request
+                raise
+
+        with ThreadPoolExecutor(self._parallel) as pool:
+            asked = {pool.submit(ask, rows): rows for rows in self._slices(images)}
+            try:
+                for future in as_completed(asked):
+                    if error := future.exception():
+                        failure = failure or error
+                    elif (part := future.result()) is not None:
+                        yield asked[future], part
+            finally:
+                stop.set()
+        if failure:
+            raise failure
+
+    def _answer(self, pictures: NDArray[np.uint8]) -> Any:
+        if self._key_variable and not (self._key().isascii() and self._key().isprintable() and self._key()):
+            raise DataError(f"The environment variable {self._key_variable} holds no API key: set it to the key of the service.")
+        reply = self._post([_png(picture) for picture in pictures])
+        found = self._found(reply, re.findall(r"\[\]|[^.\[\]]+", self._path))
+        alone = not isinstance(found, list) or (len(found) == self.classes and isinstance(found[0], float | int))
+        found = [found] if len(pictures) == 1 and alone else found
+        return [self._by_name(value) for value in found] if self._names and isinstance(found, list) else found
+
+    def _key(self) -> str:
+        return os.environ.get(self._key_variable, "").strip()
+
+    def _excerpt(self, text: str) -> str:
+        """The beginning of what the service said, without the secrets: services like to quote what they were sent."""
+        for secret in filter(None, (self._key(), *self._secrets)):
+            text = text.replace(secret, "…")
+        return " ".join(text.split())[:200]
+
+    def _sign(self, request: Any) -> Any:
+        request.headers["Authorization"] = f"Bearer {self._key()}"
+        return request
+
+    def _post(self, pngs: list[bytes]) -> Any:
+        requests, urllib3 = optional("requests"), optional("urllib3")
+        body: dict[str, Any] = {"json": {self._field: [base64.b64encode(png).decode() for png in pngs]}}
+        if self._send == "multipart":
+            body = {"files": [(self._field, (f"{i}.png", png, "image/png")) for i, png in enumerate(pngs)]}
+        # No redirects: a POST would become a GET, and the key is for this host.
+        sent = dict(body, auth=self._sign if self._key_variable else None, timeout=self._timeout, allow_redirects=False)
+        # Not mounted on the session: there it would miss replies that break off in their body.
+        retry = urllib3.Retry(self._retries, backoff_factor=BACKOFF, backoff_max=LONGEST_WAIT, retry_after_max=LONGEST_WAIT)
+        while True:
+            raw = None
+            try:
+                reply = self._session.post(self._url, **sent)
+                raw = reply.raw
+                said = f"{reply.status_code} ('{self._excerpt(reply.text)}')"
+                if reply.status_code < 300:
+                    return reply.json()
+                if reply.status_code in (401, 403):
+                    variable = f"the variable {self._key_variable}" if self._key_variable else "`key_variable`"
+                    raise DataError(f"{self._who} refuses with {said}: give the right API key in {variable}.")
+                if reply.status_code not in (429, 500, 502, 503, 504):
+                    raise DataError(f"{self._who} answers {said}: check its URL, `send` and `field`.")
+            except requests.JSONDecodeError:
+                raise DataError(f"{self._who} answers with something that is not JSON, {said}: check its URL.") from None
+            except requests.Timeout:
+                said = f"nothing within {self._timeout:g} s"
+            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+                said = f"nothing: the connection failed ({type(error).__name__})"
+            except requests.RequestException as error:
+                raise DataError(f"{self._who} can't be asked ({type(error).__name__}): check its URL.") from None
+            try:
+                retry = retry.increment(response=raw)
+            except urllib3.exceptions.MaxRetryError:
+                raise DataError(f"{self._who} answers {said}, after {self._retries} retries too: nothing paid for is lost, run it"
+                                " again later and it goes on from there.") from None  # fmt: skip
+            try:
+                retry.sleep(raw)
+            except urllib3.exceptions.InvalidHeader:  # such as 'Retry-After: 1.5'
+                retry.sleep()
+
+    def _found(self, value: Any, steps: list[str]) -> Any:
+        if not steps:
+            return value
+        if steps[0] == "[]" and isinstance(value, list):
+            return [self._found(item, steps[1:]) for item in value]
+        if isinstance(value, dict) and steps[0] in value:
+            return self._found(value[steps[0]], steps[1:])
+        what = f"the keys {self._excerpt(', '.join(value))}" if isinstance(value, dict) else f"a {type(value).__name__}"
+        raise DataError(f"{self._who} answers with {what} where '{steps[0]}' of '{self._path}' should be: set `answer` to fit.")
+
+    def _by_name(self, value: Any) -> Any:
+        """A word -> its class; an object {name: number} -> its numbers in the order of the classes; numbers stay."""
+        if isinstance(value, str):
+            if value.casefold() in self._names:
+                return self._names.index(value.casefold())
+        elif isinstance(value, dict):
+            given = {name.casefold(): v for name, v in value.items()}
+            if set(self._names) <= set(given):
+                return [given[name] for name in self._names]
+        else:
+            return value
+        what = self._excerpt(value if isinstance(value, str) else ", ".join(value))
+        raise DataError(f"{self._who} answers with '{what}' where names were expected: set `names` to the names it uses.")
+
+
+def _png(picture: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture.transpose(1, 2, 0).copy()).save(buffer, "PNG")
+    return buffer.getvalue()

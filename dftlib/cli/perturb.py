@@ -1,0 +1,34 @@
+"""Adds a saved perturbation to every picture of a folder.
+
+    dft perturb --perturbation p.safetensors --in photos --out photos-tuned
+
+Every picture below the folder is written to the same place below the new one, its name with .png behind it: a.jpg becomes
+a.jpg.png. It keeps its size: the perturbation, fitted to whole pictures resized to its own size, is stretched to the
+picture's (bicubic), because the classifier resizes the picture anyway. What leaves is RGB, 8 bits, PNG (JPEG would change
+what was added), turned as the EXIF orientation says; transparency, further frames and all metadata, colour profiles
+among them, are dropped. A second call goes on where a killed one was, and redoes pictures that changed since.
+Exit status: 0 all done, 1 some pictures can't be read, 2 nothing can be done.
+"""
+
+import sys
+from pathlib import Path
+
+from dftlib.cli.common import guarded, parser
+from dftlib.perturbation.folder import perturb_folder
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit status, and lets a fault out as an exception only with --debug."""
+    options = parser("perturb", __doc__)
+    options.add_argument("--perturbation", type=Path, required=True, help="file that Perturbation.save wrote", metavar="FILE")
+    options.add_argument("--in", type=Path, required=True, help="folder of pictures, read with its sub-folders", metavar="FOLDER")
+    options.add_argument("--out", type=Path, required=True, help="new, empty, or begun with this perturbation", metavar="FOLDER")
+    given = vars(options.parse_args(argv))
+
+    def work() -> int:
+        wrong = perturb_folder(given["perturbation"], given["in"], given["out"])
+        for message in wrong:
+            print(message, file=sys.stderr)
+        return int(bool(wrong))
+
+    return guarded(work, given["debug"])

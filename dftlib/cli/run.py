@@ -1,0 +1,74 @@
+"""Executes a notebook by papermill: the output appears when it is whole, and a fault ends in one sentence.
+
+    dft run notebooks/00_data.ipynb --out build/demo/00_data.ipynb -f notebooks/profiles/demo.yaml
+
+Parameters are papermill's: -f a YAML file, -y YAML, -p a name and a value, -r a name and a text. A notebook that an error
+stops is kept as far as it came, as NAME.stopped.ipynb. Exit status: 0 done, 1 a check failed or the code did, 2 bad input.
+"""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from papermill.exceptions import PapermillExecutionError
+
+from dftlib.cli.common import guarded, parser, value
+from dftlib.errors import DataError
+from dftlib.notebook.execute import execute
+
+
+def _parameters(files: list[Path], texts: list[str], values: list[list[str]], raw: list[list[str]]) -> dict[str, Any]:
+    """As papermill lays them over each other: files, YAML, values, texts, each in its order."""
+    parameters: dict[str, Any] = {}
+    read = []
+    for file in files:
+        if not file.is_file():
+            known = ", ".join(sorted(p.stem for p in file.parent.glob("*.yaml")))
+            raise DataError(f"There is no profile {file}: choose one of {known or 'notebooks/profiles'}, or write it.")
+        read.append(file.read_text())
+    for text in [*read, *texts]:
+        if not isinstance(given := value(text), dict):
+            raise DataError(f"{text!r} names no parameters: write 'name: value'.")
+        parameters |= given
+    return parameters | {name: value(text) for name, text in values} | dict(raw)
+
+
+def executed(
+    notebook: Path, out: Path, parameters: Callable[[], dict[str, Any]], debug: bool, after: Callable[[], object] = bool
+) -> int:
+    """The exit status of executing a notebook with these parameters and of what comes `after` it."""
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of unknown parameters; in the notebook they are an error
+
+    def work() -> int:
+        try:
+            execute(notebook, out, parameters())
+        except PapermillExecutionError as error:
+            if debug:
+                raise
+            failed = error.evalue.startswith("FAIL ")
+            print(error.evalue if failed else "\n".join(error.traceback), file=sys.stderr)
+            print(f"{notebook} stopped there: see {out.stem}.stopped.ipynb in {out.parent}.", file=sys.stderr)
+            return 1
+        after()
+        return 0
+
+    return guarded(work, debug)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit status, and lets a fault out as an exception only with --debug."""
+    options = parser("run", __doc__)
+    options.add_argument("notebook", type=Path)
+    options.add_argument("--out", type=Path, required=True, metavar="FILE")
+    options.add_argument("-f", type=Path, action="append", default=[], metavar="FILE", help="YAML file of parameters")
+    options.add_argument("-y", action="append", default=[], metavar="YAML", help="parameters as YAML")
+    options.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
+    options.add_argument("-r", nargs=2, action="append", default=[], metavar=("NAME", "TEXT"), help="a parameter, never a number")
+    given = options.parse_args(argv)
+
+    def parameters() -> dict[str, Any]:
+        return _parameters(given.f, given.y, given.p, given.r)
+
+    return executed(given.notebook, given.out, parameters, given.debug)

@@ -1,0 +1,48 @@
+"""Fits N to your own pictures and a classifier that only answers, and reports what it does: notebook 10, executed.
+
+    dft tune --images photos --labels labels.csv --model model.onnx --budget 4000 --out tuned
+    dft tune --images photos --labels labels.csv --model https://host/classify --pixels 64 --budget 2500 --out tuned
+
+The CSV has the columns file, label and, where people come twice, person. The model is a file that onnxruntime runs, the address
+of a web service, or module:function. Writes to the folder OUT: report.html and report.ipynb (accuracy before and after with
+intervals, baselines, each class, examples), perturbation.safetensors for `dft perturb`, tables, and answers.db, which holds
+every answer paid for: a killed call asks nothing twice. Exit status: 0 done, 1 a check failed, 2 bad input.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from nbconvert import HTMLExporter
+
+from dftlib.artefacts import whole
+from dftlib.cli.common import parser, value
+from dftlib.cli.run import executed
+from dftlib.paths import NOTEBOOKS
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit status, and lets a fault out as an exception only with --debug."""
+    options = parser("tune", __doc__)
+    options.add_argument("--images", required=True, metavar="FOLDER")
+    options.add_argument("--labels", required=True, metavar="CSV")
+    options.add_argument("--model", required=True, metavar="FILE|URL|MODULE:FUNCTION")
+    options.add_argument("--budget", required=True, type=int, metavar="N", help="pictures that the model may be asked, in all")
+    options.add_argument("--out", required=True, type=Path, metavar="FOLDER")
+    options.add_argument("--pixels", type=int, default=0, metavar="N", help="height = width of the model's pictures")
+    options.add_argument("--classes", default="[]", metavar="YAML", help="in the order of the answers, such as '[male, female]'")
+    options.add_argument("--options", default="{}", metavar="YAML", help="of the model, such as '{batch: 4}': see notebook 10")
+    given = options.parse_args(argv)
+    report = given.out / "report.ipynb"
+
+    def parameters() -> dict[str, Any]:
+        names = ("images", "labels", "model", "budget", "pixels")
+        parsed = {name: value(getattr(given, name)) for name in ("classes", "options")}
+        return {**{name: getattr(given, name) for name in names}, **parsed, "out": str(given.out)}
+
+    def page() -> None:
+        html, _ = HTMLExporter().from_filename(str(report))
+        with whole(report.with_suffix(".html")) as temporary:
+            temporary.write_text(html, encoding="utf-8")
+        print(f"Done: {report.with_suffix('.html')} and, beside it, the perturbation and its tables.")
+
+    return executed(NOTEBOOKS / "10_your_own_classifier.ipynb", report, parameters, given.debug, page)

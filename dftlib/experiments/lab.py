@@ -1,0 +1,435 @@
+"""`Lab`: a profile's data sets, classifiers and perturbations, and the cells of the tables measured with them.
+
+Classifiers, perturbations and scores are kept in the cache, so a cell is paid once.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dftlib import artefacts, paths, seeds
+from dftlib.classifiers.base import TorchClassifier
+from dftlib.datasets import load_dataset, require_two_classes
+from dftlib.datasets.base import FaceDataset, Split
+from dftlib.experiments.profile import Profile, device_of, dtype_of
+from dftlib.images import Pictures, batches, to_float
+from dftlib.metrics import classification, similarity
+from dftlib.metrics.classification import Bools
+from dftlib.metrics.comparison import Comparison, compare
+from dftlib.models import backbones, training
+from dftlib.models.base import Backbone
+from dftlib.perturbation import baselines, gradient
+from dftlib.perturbation.gradient import Settings
+from dftlib.perturbation.perturbation import Perturbation
+from dftlib.progress import tqdm
+
+Rows = NDArray[np.int64]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ROLES = ("LFW", "CelebA", "MUCT")  # the paper's data sets, in the order of Profile.datasets
+SCRATCH: dict[str, Any] = {
+    "backbone": "convnet",
+    "head_epochs": 10,
+    "head_learning_rate": 0.001,
+}  # at the 0.005 of NNET it trains unsteadily
+
+
+# Beside each perturbation: remedies on the answers and on the images, after the first of all, alignment, which makes `before`
+# of `unaligned`; and what N itself must beat.
+REMEDIES = ("trivial", "threshold", "colour", "colour_threshold", "mean_picture")
+ON_N = ("shuffled", "flipped", "scrambled", "moved_1", "moved_2", "random")
+GAINS = (0.25, 0.5, 0.75, 1.0)  # of the difference of the mean images
+TRIED = 500  # fitting images on which the gain is chosen
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the paper's Tables 2, 3, 5 and 6: images of `data`, classified by the model trained on `model`."""
+
+    table: int
+    attribute: str
+    data: str
+    model: str
+    protocol: str
+    seed: int
+
+    @property
+    def title(self) -> str:
+        return f"{self.attribute}: {self.data} by {self.model}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A cell, measured on its test images: the row of the table, and what it was made of.
+
+    scores: n x 2 of every stage and remedy (`Lab.outcome`)
+    """
+
+    cell: Cell
+    row: dict[str, Any]
+    test: Split
+    perturbation: Perturbation
+    scores: dict[str, Tensor]
+    comparison: Comparison
+
+
+def published() -> pd.DataFrame:
+    """The paper's accuracies, percent: table, experiment, attribute, data, model_trained_on, before, after."""
+    return pd.read_csv(paths.published("data_fine_tuning_accuracy"))
+
+
+def settings_of(profile: Profile) -> Settings:
+    return Settings(**{f.name: getattr(profile, f.name) for f in fields(Settings)})
+
+
+def some(rows: Rows, most: int, generator: np.random.Generator) -> Rows:
+    """At most so many of the rows, drawn at random, in order; all where `most` is 0."""
+    return np.sort(generator.permutation(rows)[:most]) if 0 < most < len(rows) else rows
+
+
+def content(images: Pictures) -> str:
+    """A digest of images."""
+    return hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
+
+
+def kept(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """A method whose results the object keeps, by its arguments."""
+
+    @wraps(method)
+    def found(self: Any, /, *arguments: P.args, **named: P.kwargs) -> R:
+        known = (method.__name__, *arguments, *named.items())
+        if known not in self.memory:
+            self.memory[known] = method(self, *arguments, **named)
+        return cast(R, self.memory[known])
+
+    return found
+
+
+def under(model: TorchClassifier, found: Perturbation, images: Pictures) -> Tensor:
+    """Scores n x 2 of perturbed images, a batch at a time."""
+    return torch.cat([model.scores(found.apply(batch, model.device)) for batch in batches(images)])
+
+
+class Lab:
+    """What a profile describes, made when it is asked for: data sets, features, classifiers, perturbations, outcomes."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self.memory: dict[Any, Any] = {}
+
+    @kept
+    def other(self, /, **changes: Any) -> "Lab":
+        """The lab of the same profile but for these fields."""
+        return Lab(replace(self.profile, **changes))
+
+    @cached_property
+    def device(self) -> torch.device:
+        return device_of(self.profile)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        return dtype_of(self.profile, self.device)
+
+    def cells(self, *tables: int) -> list[Cell]:
+        """The paper's cells of these tables on the profile's data sets.
+
+        All with the first protocol and seed; Gender also with every other seed, and with every other protocol and the first seed.
+        """
+        protocols, every = self.profile.protocols, self.profile.seeds
+        names = dict(zip(ROLES, self.profile.datasets, strict=True))
+        found = []
+        for row in published().query("table in @tables").to_dict("records"):
+            runs = [(protocols[0], seed) for seed in every] + [(protocol, every[0]) for protocol in protocols[1:]]
+            for run in runs if row["attribute"] == "Gender" else runs[:1]:
+                found.append(Cell(row["table"], row["attribute"], names[row["data"]], names[row["model_trained_on"]], *run))
+        return found
+
+    def main(self, *tables: int) -> list[Cell]:
+        """The cells of these tables with the first protocol and seed."""
+        first = (self.profile.protocols[0], self.profile.seeds[0])
+        return [cell for cell in self.cells(*tables) if (cell.protocol, cell.seed) == first]
+
+    @kept
+    def faces(self, name: str, protocol: str = "") -> FaceDataset:
+        """A data set of the profile, split by this protocol or the first."""
+        p = self.profile
+        return load_dataset(name, p.data_root, p.size, protocol or p.protocols[0], p.seeds[0], p.align)
+
+    @kept
+    def signature(self, name: str, protocol: str) -> str:
+        """A digest of a data set: images, labels and splits."""
+        data = self.faces(name, protocol)
+        said = content(data.images) + data.labels.to_csv() + "".join(data.split)
+        return hashlib.sha256(said.encode()).hexdigest()
+
+    def rows(self, name: str, attribute: str, part: str, protocol: str, seed: int) -> Rows:
+        """Rows of 'train', 'val' or 'test' whose label is known, at most as many as the profile says (n_train …), in order."""
+        data = self.faces(name, protocol)
+        rows = np.flatnonzero((data.split == part) & (data.labels[attribute].to_numpy() >= 0))
+        most = {"train": self.profile.n_train, "val": self.profile.n_val, "test": self.profile.n_test}[part]
+        # The test images are the same under every seed, so that seeds differ by training alone.
+        return some(rows, most, seeds.rng(0 if part == "test" else seed, name, part))
+
+    def split(self, name: str, attribute: str, rows: Rows, protocol: str) -> Split:
+        """These rows of a data set with the labels of this attribute."""
+        data = self.faces(name, protocol)
+        labels = torch.from_numpy(data.labels[attribute].to_numpy()[rows].astype(np.int64))
+        return Split(data.images, labels, data.subjects[rows], rows)
+
+    def part(self, name: str, attribute: str, part: str, protocol: str, seed: int) -> Split:
+        """'train', 'val' or 'test' of a data set, as `rows` has them."""
+        return self.split(name, attribute, self.rows(name, attribute, part, protocol, seed), protocol)
+
+    def of_cell(self, cell: Cell, rows: Rows) -> Split:
+        """These rows of the images of a cell."""
+        return self.split(cell.data, cell.attribute, rows, cell.protocol)
+
+    def splits(self, cell: Cell) -> tuple[Split, Split, Split]:
+        """The images of a cell that N, a threshold and a colour match are all fitted to, that N is chosen on, and measured on."""
+        train, val, test = (
+            self.rows(cell.data, cell.attribute, part, cell.protocol, cell.seed) for part in ("train", "val", "test")
+        )
+        fit = some(train, self.profile.n_fit, seeds.rng(cell.seed, cell.data, "fit"))
+        return self.of_cell(cell, fit), self.of_cell(cell, val), self.of_cell(cell, test)
+
+    def source(self, cell: Cell) -> Split:
+        """The images that the classifier of a cell was trained on."""
+        return self.part(cell.model, cell.attribute, "train", cell.protocol, cell.seed)
+
+    @kept
+    def body(self) -> Backbone:
+        return backbones.backbone(self.profile.backbone, self.profile.size, self.profile.weights)
+
+    @kept
+    def weights(self) -> str:
+        """Hash of the weight file, where the backbone has one of the user's: another file is another classifier."""
+        if self.profile.backbone != "vggface":
+            return ""
+        self.body()  # complains of a missing or damaged file in the kit's own words
+        with Path(self.profile.weights).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @kept
+    def features(self, name: str, protocol: str) -> Tensor:
+        """Backbone features of all images of a data set, n x F, computed once."""
+        images = self.faces(name, protocol).images
+        key = {"backbone": self.profile.backbone, "weights": self.weights(), "pictures": content(images)}
+
+        def make() -> dict[str, Tensor]:
+            return {"features": training.features(self.body(), images, self.device)}
+
+        return artefacts.tensors("features", 1, key, make)["features"]
+
+    def training_key(self, name: str, attribute: str, protocol: str, seed: int) -> dict[str, object]:
+        used = ("size", "backbone", "n_train", "n_val", "head_epochs", "head_learning_rate")
+        numbers = {field: getattr(self.profile, field) for field in used}
+        known = {"weights": self.weights(), "data": self.signature(name, protocol), "batch": training.BATCH}
+        return {**numbers, **known, "attribute": attribute, "seed": seed}
+
+    @kept
+    def classifier(self, name: str, attribute: str, protocol: str, seed: int) -> TorchClassifier:
+        """The frozen classifier of an attribute trained on a data set: backbone and NNET, or `convnet` from scratch."""
+        require_two_classes(self.faces(name, protocol), attribute)
+        train, val = (self.part(name, attribute, part, protocol, seed) for part in ("train", "val"))
+        schedule = (self.profile.head_epochs, self.profile.head_learning_rate, seed)
+        if self.profile.backbone == "convnet":
+            net = backbones.AttributeNet(backbones.ConvNet(self.profile.size), backbones.nnet(backbones.ConvNet.features))
+            trained: nn.Module = net
+
+            def make() -> nn.Module:
+                known = (train.images, train.labels, val.images, val.labels)
+                return training.train_network(net, *known, *schedule, self.device)
+        else:
+            x = self.features(name, protocol)
+            trained = backbones.nnet(x.shape[1])
+            net = backbones.AttributeNet(self.body(), trained)
+
+            def make() -> nn.Module:
+                return training.train_nnet(x[train.rows], train.labels, x[val.rows], val.labels, *schedule)
+
+        key = self.training_key(name, attribute, protocol, seed)
+        trained.load_state_dict(artefacts.tensors("classifiers", 1, key, lambda: dict(make().state_dict())))
+        return TorchClassifier(net, self.device, self.dtype, in_place=True)  # all classifiers of a lab share one body
+
+    def model(self, cell: Cell) -> TorchClassifier:
+        """The classifier of a cell."""
+        return self.classifier(cell.model, cell.attribute, cell.protocol, cell.seed)
+
+    def fit_key(self, cell: Cell, settings: Settings | None = None) -> dict[str, object]:
+        p = self.profile
+        return {
+            "model": self.training_key(cell.model, cell.attribute, cell.protocol, cell.seed),
+            "data": self.signature(cell.data, cell.protocol),
+            "settings": gradient.key(settings or settings_of(p)),
+            "n": (p.n_fit, p.n_train, p.n_val, p.n_test),
+            "dtype": str(self.dtype),
+            "seed": cell.seed,
+        }
+
+    def fitted(
+        self, cell: Cell, settings: Settings | None = None, known: tuple[Split, Split] | None = None, **key: Any
+    ) -> Perturbation:
+        """The perturbation of a cell: from the cache, or fitted (a killed fit goes on after its last finished round).
+
+        settings: where they aren't the profile's
+        known:    fitting and validation images where they aren't the cell's own; `key` says in the cache what differs
+        """
+        settings = settings or settings_of(self.profile)
+        path = artefacts.file("perturbations", 1, {**self.fit_key(cell, settings), **key}, ".safetensors")
+        # Of the processes of one fit only the first sees to the file, and all must go into `fit` together.
+        with artefacts.once(path) if not dist.is_initialized() else nullcontext(not path.is_file()) as missing:
+            if missing:
+                fit, val = known or self.splits(cell)[:2]
+                known_to_all = (fit.images, fit.labels, val.images, val.labels)
+                found = gradient.fit(self.model(cell), *known_to_all, settings, cell.seed, path.with_suffix(".part"))
+                found.save(path)
+        return Perturbation.load(path)
+
+    def shuffled(self, cell: Cell) -> Perturbation:
+        """The perturbation fitted with labels dealt anew to the images, fitting and validation alike."""
+        draw = seeds.rng(cell.seed, "shuffled")
+        fit, val = (
+            split.labelled(split.labels[torch.from_numpy(draw.permutation(len(split)))]) for split in self.splits(cell)[:2]
+        )
+        return self.fitted(cell, known=(fit, val), shuffled=True)
+
+    def unperturbed(self, cell: Cell, model: str, split: Split) -> Tensor:
+        """Scores n x 2 of images of the cell's data as they are, by the classifier trained on `model`; from features if kept."""
+        net = self.classifier(model, cell.attribute, cell.protocol, cell.seed)
+        return net.scores(split.images) if self.profile.backbone == "convnet" else self._by_head(net, cell, split, self)
+
+    def unaligned(self, cell: Cell, split: Split) -> Tensor:
+        """Scores n x 2 of images of the cell's data in the usual crop of their set, by the classifier of this lab's alignment."""
+        loose, net = self.other(align="none"), self.model(cell)
+        if self.profile.backbone == "convnet":
+            return net.scores(loose.of_cell(cell, split.rows).images)
+        return self._by_head(net, cell, split, loose)
+
+    @staticmethod
+    @torch.inference_mode()
+    def _by_head(net: TorchClassifier, cell: Cell, split: Split, cut: "Lab") -> Tensor:
+        x = cut.features(cell.data, cell.protocol)[split.rows]
+        return cast(Tensor, cast(nn.Module, net.net.head)(x.to(net.device))).softmax(1).cpu()
+
+    def outcome(self, cell: Cell) -> Outcome:
+        """The cell measured: fits what is missing, then scores every test image before, after and under each remedy."""
+        found, key = self.fitted(cell), self.fit_key(cell)
+        fit, val, test = self.splits(cell)
+
+        def distortion() -> dict[str, Tensor]:
+            pairs = ((to_float(batch, self.device), found.apply(batch, self.device)) for batch in batches(test.images))
+            both = [(similarity.psnr(a, b), similarity.ssim(a, b)) for a, b in pairs]
+            return {name: torch.cat(parts) for name, parts in zip(("psnr", "ssim"), zip(*both, strict=True), strict=True)}
+
+        numbers = {"gains": GAINS, "tried": TRIED}
+        scores = artefacts.tensors("scores", 1, {**key, **numbers}, lambda: self._scores(cell, found))
+        scores |= artefacts.tensors("distortion", 1, key, distortion)
+        remedies = {name: scores[name] for name in ("colour", "mean_picture")} | remedies_on_answers(scores, fit, test)
+        comparison = compare(scores["before"], scores["after"], test, {name: remedies[name] for name in REMEDIES})
+        chosen = compare(scores["val_before"], scores["val_after"], val)
+        row = {
+            "table": cell.table, "data": cell.data, "model": cell.model, "attribute": cell.attribute,
+            "backbone": self.profile.backbone, "align": self.profile.align, "protocol": cell.protocol, "box": self.profile.box,
+            "weight": self.profile.weight, "min_psnr": self.profile.min_psnr,
+            "seed": cell.seed, "n_fit": len(fit), "n_test": len(test), "people": len(np.unique(comparison.subjects)),
+            **_row(comparison, chosen, scores),
+            "psnr": float(scores["psnr"].mean()), "ssim": float(scores["ssim"].mean()),
+        }  # fmt: skip
+        row["gap_closed"] = _gap_closed(row)
+        row["best_remedy"] = {"before": "as it is"}.get(comparison.best, comparison.best)
+        row |= {"recommended": chosen.recommended, "epoch": found.about["epoch"]}
+        return Outcome(cell, row, test, found, scores, comparison)
+
+    def _scores(self, cell: Cell, found: Perturbation) -> dict[str, Tensor]:
+        model, (fit, val, test), source = self.model(cell), self.splits(cell), self.source(cell)
+        own, wanted = (baselines.ChannelStatistics.of(split.images) for split in (fit, source))
+        mean = self._mean_picture(model, fit, baselines.mean_picture(source.images), cell.seed)
+        images = test.images
+        rounded = found.apply_uint8(images, self.device).cpu()
+        return {
+            "unaligned": self.unaligned(cell, test),
+            "before": self.unperturbed(cell, cell.model, test),
+            "oracle": self.unperturbed(cell, cell.data, test),
+            "after": under(model, found, images),
+            "after_8bit": model.scores(rounded),
+            "after_jpeg95": model.scores(baselines.jpeg(rounded, 95)),
+            "colour": model.scores(baselines.match_channels(images, own, wanted)),
+            "mean_picture": under(model, mean, images),
+            "train": self.unperturbed(cell, cell.model, fit),
+            "train_colour": model.scores(baselines.match_channels(fit.images, own, wanted)),
+            "val_before": self.unperturbed(cell, cell.model, val),
+            "val_after": under(model, found, val.images),
+        }
+
+    @staticmethod
+    def _mean_picture(model: TorchClassifier, fit: Split, source: Tensor, seed: int) -> Perturbation:
+        """The difference of the mean images, with that gain of `GAINS` which is right most often on fitting images."""
+        where = some(np.arange(len(fit)), TRIED, seeds.rng(seed, "gain"))
+        images, y = fit.images, fit.labels[torch.from_numpy(where)].numpy()
+        difference = source - baselines.mean_picture(images)
+        tried = [Perturbation(gain * difference, "clip") for gain in GAINS]
+        return max(tried, key=lambda n: classification.accuracy(under(model, n, images[where]), y))
+
+    def controlled(self, measured: Outcome) -> dict[str, Bools]:
+        """Which test images of an outcome are right under each of `ON_N`, what N itself must beat."""
+        cell, test = measured.cell, measured.test
+
+        def make() -> dict[str, Tensor]:
+            changed = {"shuffled": self.shuffled(cell), **baselines.controls_on(measured.perturbation, cell.seed)}
+            model, images = self.model(cell), test.images
+            return {name: under(model, n, images) for name, n in changed.items()}
+
+        scores = artefacts.tensors("controls", 1, self.fit_key(cell), make)
+        return {name: scores[name].argmax(1).numpy() == test.labels.numpy() for name in ON_N}
+
+    def outcomes(self, wanted: Iterable[Cell]) -> list[Outcome]:
+        return [self.outcome(cell) for cell in tqdm(list(wanted), desc="cells", unit="cell")]
+
+
+def remedies_on_answers(scores: dict[str, Tensor], fit: Split, test: Split) -> dict[str, Any]:
+    """Which test images are right by the majority class and by a moved threshold, learned from the fitting images."""
+    present = {name: scores[name][:, 1].double().numpy() for name in ("before", "colour", "train", "train_colour")}
+    known, truth = fit.labels.numpy(), test.labels.numpy()
+    cuts = {name: classification.best_threshold(present[name], known) for name in ("train", "train_colour")}
+    return {
+        "trivial": truth == int(known.mean() >= 0.5),
+        "threshold": (present["before"] > cuts["train"]) == truth,
+        "colour_threshold": (present["colour"] > cuts["train_colour"]) == truth,
+    }
+
+
+def _row(comparison: Comparison, chosen: Comparison, scores: dict[str, Tensor]) -> dict[str, float]:
+    """Accuracies and intervals in percent, ROC areas in [0, 1]; `chosen` is the comparison on validation images.
+
+    `over_best` compares with whichever is best on these very test images, of `REMEDIES` and of leaving the (aligned) images
+    as they are: the remedies are given the choice that N hasn't.
+    """
+    labels = comparison.labels
+    after_gate = comparison.accuracy("after" if chosen.recommended else "before")
+    balanced, areas = comparison.balanced(), comparison.areas()
+    others = ("unaligned", "after_8bit", "after_jpeg95", "oracle")
+    percent = {name: 100 * classification.accuracy(scores[name], labels) for name in others}
+    return {
+        **comparison.row(), "unaligned": percent.pop("unaligned"), **{name: comparison.accuracy(name) for name in REMEDIES},
+        **{f"over_best{end}": value for end, value in comparison.over(comparison.best).items()},
+        **balanced, **percent,
+        "val_rise_lo": chosen.rise["_lo"], "val_rise_hi": chosen.rise["_hi"], "after_gate": after_gate, **areas,
+    }  # fmt: skip
+
+
+def _gap_closed(row: dict[str, Any]) -> float:
+    """The share of the distance to the classifier of the images' own set that N closes."""
+    gap = row["oracle"] - row["before"]
+    return (row["after"] - row["before"]) / gap if gap > 0 else float("nan")

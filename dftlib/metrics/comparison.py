@@ -1,0 +1,106 @@
+"""Before against after on the same images: one comparison for every table, and for the advice that follows from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dftlib.datasets.base import Split
+from dftlib.metrics import classification
+from dftlib.metrics.classification import Bools, Floats
+
+Answers = Tensor | NDArray[Any]  # scores n x classes, or n bools: which images are right
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which of n images are right before, after and under each baseline; `row` says it in percent, with 95 % intervals.
+
+    Intervals of accuracies are Wilson's; those of differences are of a bootstrap over people.
+    """
+
+    labels: NDArray[np.int64]
+    subjects: NDArray[np.str_]
+    right: Mapping[str, Bools]  # 'before', 'after' and the baselines
+    scores: Mapping[str, Floats] = field(default_factory=dict)  # of class 1, n, where there are two classes and scores
+
+    @cached_property
+    def drawn(self) -> Floats:
+        return classification.people_drawn(self.subjects)
+
+    def of(self, where: Bools) -> "Comparison":
+        """The same for some of the images: n bools."""
+        right = {name: correct[where] for name, correct in self.right.items()}
+        scores = {name: present[where] for name, present in self.scores.items()}
+        return Comparison(self.labels[where], self.subjects[where], right, scores)
+
+    def accuracy(self, name: str) -> float:
+        """In percent."""
+        return 100 * float(self.right[name].mean())
+
+    def over(self, name: str, what: str = "after") -> dict[str, float]:
+        """By how many points `what` is ahead of `name`: '' the difference, '_lo' and '_hi' its interval."""
+        better, worse = self.right[what], self.right[name]
+        low, high = classification.interval(classification.gain(better, worse, self.drawn))
+        return {"": 100 * float(better.mean() - worse.mean()), "_lo": 100 * low, "_hi": 100 * high}
+
+    @cached_property
+    def best(self) -> str:
+        """The most accurate of leaving the images as they are and of the baselines, on these very images."""
+        return max((name for name in self.right if name != "after"), key=self.accuracy)
+
+    @cached_property
+    def rise(self) -> dict[str, float]:
+        return self.over("before")
+
+    @property
+    def recommended(self) -> bool:
+        """Whether the rise is clear of zero. Ask it of validation images: test images have no part in a decision."""
+        return self.rise["_lo"] > 0
+
+    def row(self) -> dict[str, float]:
+        """`before`, `after` and `rise` with `_lo` and `_hi` (percent), `gained` and `lost` images, and McNemar's exact p."""
+        before, after = self.right["before"], self.right["after"]
+        row: dict[str, float] = {}
+        for name in ("before", "after"):
+            ends = classification.wilson(self.right[name])
+            row |= {name: self.accuracy(name), f"{name}_lo": 100 * ends[0], f"{name}_hi": 100 * ends[1]}
+        row |= {f"rise{end}": value for end, value in self.rise.items()}
+        gained, lost = int((~before & after).sum()), int((before & ~after).sum())
+        return row | {"gained": gained, "lost": lost, "mcnemar_p": classification.mcnemar(before, after)}
+
+    def balanced(self) -> dict[str, float]:
+        """Balanced accuracy before and after in percent, and the interval of its rise."""
+        each, one = {}, np.ones((1, len(self.labels)))
+        row = {}
+        for name in ("before", "after"):
+            each[name] = classification.balanced_share(self.right[name], self.labels, self.drawn)
+            row[f"balanced_{name}"] = 100 * float(classification.balanced_share(self.right[name], self.labels, one)[0])
+        low, high = classification.interval(each["after"] - each["before"])
+        return row | {"balanced_rise_lo": 100 * low, "balanced_rise_hi": 100 * high}
+
+    def areas(self) -> dict[str, float]:
+        """Areas under the ROC curve before and after, in [0, 1], and the interval of their rise; two classes only."""
+        each, one, row = {}, np.ones((1, len(self.labels))), {}
+        for name in ("before", "after"):
+            each[name] = classification.area(self.scores[name], self.labels, self.drawn)
+            row[f"auc_{name}"] = float(classification.area(self.scores[name], self.labels, one)[0])
+        low, high = classification.interval(each["after"] - each["before"])
+        return row | {"auc_rise_lo": low, "auc_rise_hi": high}
+
+
+def compare(before: Answers, after: Answers, split: Split, baselines: Mapping[str, Answers] | None = None) -> Comparison:
+    """What became of the images of a split: answers before, after, and under each baseline.
+
+    Each is scores n x classes (the highest counts), or n bools that say which images are right.
+    """
+    labels = split.labels.cpu().numpy()
+    answers = {"before": before, "after": after, **(baselines or {})}
+    arrays = {name: np.asarray(given.cpu() if isinstance(given, Tensor) else given) for name, given in answers.items()}
+    right = {name: given if given.ndim == 1 else given.argmax(1) == labels for name, given in arrays.items()}
+    pairs = {name: given[:, 1].astype(float) for name, given in arrays.items() if given.ndim == 2 and given.shape[1] == 2}
+    return Comparison(labels, split.subjects, right, pairs)

@@ -1,0 +1,45 @@
+"""The closing cell of a notebook: claims that are checked as it runs, printed in words that are the same on every machine."""
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from dftlib.experiments.profile import Profile, overridden
+from dftlib.paths import ROOT
+
+
+def check(claim: str, holds: object) -> None:
+    """Prints 'PASS claim'; raises AssertionError 'FAIL claim' when it doesn't hold."""
+    assert bool(holds), f"FAIL {claim}"
+    print(f"PASS {claim}")
+
+
+def claim(text: str, holds: object) -> None:
+    """Prints whether a claim holds here: one whose margin is not twice what moves from machine to machine stops no run."""
+    print(f"{'holds' if bool(holds) else 'does not hold here'}: {text}")
+
+
+def same_as_stored(table: pd.DataFrame, name: str, profile: Profile, keys: list[str], tolerance: Mapping[str, float]) -> None:
+    """Checks `table` against the committed results/PROFILE/NAME.csv: the same rows, and numbers within their tolerance.
+
+    `tolerance` gives the largest absolute difference for each column compared; rows are matched by `keys`. Skipped, and
+    said so, when a parameter differs from the profile's file, when nothing is stored yet, and when the environment variable
+    DFT_ACCEPT is set, which is how new numbers are accepted.
+    """
+    path = ROOT / "results" / profile.profile / f"{name}.csv"
+    if changed := overridden(profile):
+        return print(f"SKIP {name}: {', '.join(changed)} differ from the profile '{profile.profile}'")
+    if not path.is_file() or os.environ.get("DFT_ACCEPT"):
+        return print(f"SKIP {name}: no stored table to compare with")
+    stored = pd.read_csv(path)
+    both = table.merge(stored, on=keys, how="outer", suffixes=("", "_stored"), indicator=True)
+    check(f"{name} has the rows of the stored table", (both["_merge"] == "both").all())
+    for column, most in tolerance.items():
+        apart = (both[column] - both[f"{column}_stored"]).abs()
+        missing = both[column].isna() != both[f"{column}_stored"].isna()
+        worst = float(np.nanmax(apart)) if apart.notna().any() else 0.0
+        assert not missing.any(), f"FAIL {name}: {column} is empty in one of the two tables"
+        assert worst <= most, f"FAIL {name}: {column} differs from the stored table by {worst:.4g}, more than {most:g}"
+        print(f"PASS {name}: {column} within {most:g} of the stored table")

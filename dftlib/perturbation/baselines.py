@@ -1,0 +1,84 @@
+"""What a perturbation must beat: cheaper changes of the images, and changes of N that should do nothing."""
+
+import io
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dftlib import seeds
+from dftlib.images import Pictures, batches
+from dftlib.metrics.classification import Floats
+from dftlib.perturbation.perturbation import Perturbation
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """Mean and standard deviation of each channel over a set of images, 3 values each, in grey levels."""
+
+    mean: Floats
+    deviation: Floats
+
+    @staticmethod
+    def of(images: Pictures) -> "ChannelStatistics":
+        mean, square = np.zeros(3), np.zeros(3)
+        for batch in batches(images):
+            part = _tensor(batch).cpu().numpy().astype(np.float64)
+            mean += part.sum((0, 2, 3))
+            square += np.square(part).sum((0, 2, 3))
+        count = len(images) * images.shape[2] * images.shape[3]
+        mean /= count
+        return ChannelStatistics(mean, np.sqrt(square / count - mean**2))
+
+
+def match_channels(images: Pictures, own: ChannelStatistics, wanted: ChannelStatistics) -> Tensor:
+    """The colour control: images uint8 n x 3 x H x W given the `wanted` mean and std of each channel, uint8, where they are."""
+    gain = torch.from_numpy(wanted.deviation / np.maximum(own.deviation, 1e-9)).float().view(1, 3, 1, 1)
+    centre, target = (torch.from_numpy(s.mean).float().view(1, 3, 1, 1) for s in (own, wanted))
+
+    def matched(batch: Tensor) -> Tensor:
+        a, b, c = (number.to(batch.device) for number in (centre, gain, target))
+        return ((batch.float() - a) * b + c).round().clamp(0, 255).to(torch.uint8)
+
+    return torch.cat([matched(_tensor(batch)) for batch in batches(images)])
+
+
+def mean_picture(images: Pictures) -> Tensor:
+    """The mean of images uint8 n x 3 x H x W: float32 3 x H x W in [0, 1], where they are."""
+    total = sum(_tensor(batch).double().sum(0) for batch in batches(images))
+    return (cast(Tensor, total) / (255 * len(images))).float()
+
+
+def _tensor(batch: Pictures) -> Tensor:
+    return torch.as_tensor(np.array(batch)) if isinstance(batch, np.ndarray) else batch
+
+
+def controls_on(found: Perturbation, seed: int) -> dict[str, Perturbation]:
+    """What should do nothing if N fits these images: its sign flipped, its pixels shuffled, noise of equal norm.
+
+    `moved_1` and `moved_2` move N by so many pixels right and down: they tell how well the images must be aligned.
+    """
+    n, draw = found.n, seeds.rng(seed, "controls")
+    pixels = torch.from_numpy(draw.permutation(n[0].numel())).to(n.device)
+    noise = torch.from_numpy(draw.standard_normal(n.shape)).float().to(n.device)
+    changed = {
+        "flipped": -n,
+        "scrambled": n.flatten(1)[:, pixels].view_as(n),
+        "moved_1": n.roll((1, 1), (1, 2)),
+        "moved_2": n.roll((2, 2), (1, 2)),
+        "random": noise * n.norm() / noise.norm(),
+    }
+    return {name: found.with_n(other) for name, other in changed.items()}
+
+
+def jpeg(images: Tensor, quality: int = 95) -> Tensor:
+    """Images uint8 n x 3 x H x W after JPEG of this quality (Pillow, 4:2:0 chroma) and back, uint8, on the CPU."""
+    out = []
+    for image in images.permute(0, 2, 3, 1).cpu().numpy():
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=quality)
+        out.append(np.asarray(Image.open(file)))
+    return torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2).contiguous()

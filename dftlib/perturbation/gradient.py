@@ -1,0 +1,348 @@
+"""One perturbation N for a whole data set, fitted by gradients (Data Fine-tuning, equations 4 to 12)."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from dftlib import seeds
+from dftlib.artefacts import whole
+from dftlib.classifiers.base import TorchClassifier
+from dftlib.errors import DataError
+from dftlib.images import Pictures, batches, require_range, to_float
+from dftlib.perturbation.box_maps import BOXES
+from dftlib.perturbation.perturbation import Perturbation
+from dftlib.progress import tqdm
+
+POOL = 512  # fitting images on which the limit on the distortion is measured
+PROBED = 10  # steps from one measurement of it to the next
+MARGINS = 250  # fitting images whose margins set the temperature
+ROUNDS = 4  # into which `Settings.steps` are divided
+
+Labels = Tensor | NDArray[np.integer[Any]]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a perturbation is fitted; the defaults are what we recommend. Raises `DataError` for values that make no sense."""
+
+    box: str = "atanh"
+    distance: str = "mean"
+    weight: float = 1.0
+    min_psnr: float = 28.5  # decibels that N must leave on average; 0: no limit
+    temperature: float = 0.0  # T of the loss, which is on logits / T; 0: 0.7 x the median margin of the logits at the start
+    balance: bool = False  # weigh fitting images so that every class counts the same
+    optimiser: str = "steepest"
+    mirror: bool = True  # flip each fitting image horizontally with probability 1/2, anew at every batch
+    learning_rate: float = 0.005
+    batch_size: int = 25
+    inner_steps: int = 1  # optimiser steps on one batch before the next is drawn
+    steps: int = 480  # optimiser steps, in `ROUNDS` rounds; 0: `epochs` rounds, each of all batches of the fitting images
+    epochs: int = 8
+    patience: int = 8  # rounds without a better validation accuracy before the fit stops
+
+    @classmethod
+    def paper(cls, **changes: Any) -> "Settings":
+        """The paper's ('Perturbation Learning'), where it names them, with `changes`."""
+        printed = {
+            "min_psnr": 0.0, "temperature": 1.0, "optimiser": "adam", "mirror": False, "learning_rate": 0.001,
+            "batch_size": 800, "inner_steps": 16, "steps": 0, "epochs": 5, "patience": 5,
+        }  # fmt: skip
+        return cls(**{**printed, **changes})
+
+    def __post_init__(self) -> None:
+        if self.box not in BOXES:
+            raise DataError(f"There is no box map '{self.box}': choose one of {', '.join(BOXES)}.")
+        for name in ("batch_size", "inner_steps", "epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise DataError(f"Parameter '{name}' must be 1 or more, not {getattr(self, name)}.")
+        for name in ("temperature", "steps"):
+            if getattr(self, name) < 0:
+                raise DataError(f"Parameter '{name}' must be 0 or more, not {getattr(self, name)}.")
+        if self.distance not in ("mean", "sum"):
+            raise DataError(f"There is no distance '{self.distance}': choose 'mean' or 'sum'.")
+        if self.optimiser not in ("adam", "steepest"):
+            raise DataError(f"There is no optimiser '{self.optimiser}': choose 'adam' or 'steepest'.")
+        if self.min_psnr and self.box == "printed":
+            raise DataError("The box map 'printed' changes pictures at N = 0 already: set min_psnr to 0, or another box map.")
+
+    def schedule(self, pictures: int) -> tuple[int, int]:
+        """Rounds, and draws of a batch in each (every draw takes `inner_steps` steps), for so many fitting images."""
+        if not self.steps:
+            return self.epochs, -(-pictures // self.batch_size)
+        rounds = min(ROUNDS, max(1, self.steps // self.inner_steps))
+        return rounds, max(1, round(self.steps / (rounds * self.inner_steps)))
+
+
+def key(settings: Settings) -> dict[str, object]:
+    """All numbers that decide what a fit finds, JSON-able."""
+    return {**asdict(settings), "pool": POOL, "probed": PROBED, "margins": MARGINS, "rounds": ROUNDS}
+
+
+def objective(
+    logits: Tensor, labels: Tensor, images: Tensor, z: Tensor, settings: Settings, weights: Tensor | None = None
+) -> Tensor:
+    """Equations 11 and 12: mean over images of max(0, 1 - y·P) + weight x distance, a scalar.
+
+    logits n x classes (already divided by the temperature), labels n (int64), images and z n x 3 x H x W, weights of the
+    images n. `distance` is the squared Frobenius norm of X - Z, summed over an image's pixels ('sum', as printed) or
+    averaged over them ('mean').
+    """
+    wrong = F.relu(1 - logits.softmax(1).gather(1, labels[:, None])[:, 0])
+    squared = F.mse_loss(z, images)
+    if settings.distance == "sum":
+        squared = squared * images[0].numel()
+    return (wrong if weights is None else weights * wrong).mean() + settings.weight * squared
+
+
+def margin(logits: Tensor) -> float:
+    """Median distance of the two highest of logits n x classes: how sure a classifier is, either way."""
+    highest = logits.float().topk(2, dim=1).values
+    return float((highest[:, 0] - highest[:, 1]).median())
+
+
+class Steepest(torch.optim.Optimizer):
+    """Steepest descent with momentum 0.9: every step has a root mean square of `lr`, along the averaged gradient.
+
+    Under a limit on the squared distance this spends the distance where it lowers the loss most. Adam moves every pixel
+    equally far, whether its gradient is signal or noise.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if "mean" not in self.state[p]:
+                    self.state[p]["mean"] = torch.zeros_like(p)
+                mean = self.state[p]["mean"].lerp_(p.grad, 0.1)
+                p -= group["lr"] * mean / mean.square().mean().sqrt().clamp_min(1e-20)
+
+
+def _optimiser(n: Tensor, settings: Settings, steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    """Adam at a constant rate, or steepest descent whose rate falls to zero over `steps` as a cosine."""
+    if settings.optimiser == "adam":
+        return (adam := torch.optim.Adam([n], lr=settings.learning_rate)), LambdaLR(adam, lambda _: 1.0)
+    steepest = Steepest([n], settings.learning_rate)
+    return steepest, LambdaLR(steepest, lambda step: 0.5 + 0.5 * math.cos(math.pi * min(step / steps, 1)))
+
+
+class Group:
+    """The processes that share a fit, as torch.distributed started them; of one alone nothing is sent."""
+
+    def __init__(self) -> None:
+        self.several = dist.is_initialized()
+        self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if self.several else (0, 1)
+
+    @property
+    def own(self) -> slice:
+        """Which images of a batch, of the pool and of validation are this process's."""
+        return slice(self.rank, None, self.size)
+
+    def summed(self, tensor: Tensor) -> Tensor:
+        """The sum over the processes, in place."""
+        if self.several:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def first(self, value: T) -> T:
+        """What the first process has."""
+        values = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(values)
+        return values[0]
+
+
+class Step:
+    """N, 1 x C x H x W, and one step of it: box map, loss on logits / T, gradient, optimiser, limit on the distortion.
+
+    pool: this process's part, uint8 or float, of `pooled` fitting images on which the distortion is measured
+    """
+
+    def __init__(
+        self, classifier: TorchClassifier, settings: Settings, n: Tensor, temperature: float, pool: Tensor, pooled: int,
+        steps: int, group: Group,
+    ) -> None:  # fmt: skip
+        self.classifier, self.settings, self.temperature, self.group = classifier, settings, temperature, group
+        self.box, self.n, self.pool, self.pooled = BOXES[settings.box], n.requires_grad_(), pool, pooled
+        self.optimiser, self.schedule = _optimiser(self.n, settings, steps)
+        self.bent = torch.ones((), device=n.device)  # mean squared distance over the pool, by that of N itself
+        self.taken = 0  # in this round
+
+    def __call__(self, x: Tensor, y: Tensor, weights: Tensor | None, share: float) -> Tensor:
+        """Takes a step by float images n x C x H x W, a `share` of the batch; returns the loss of the whole batch."""
+        z = self.box(x, self.n)
+        loss = objective(self.classifier.logits(z) / self.temperature, y, x, z, self.settings, weights) * share
+        (gradient,) = torch.autograd.grad(loss, self.n)
+        both = self.group.summed(torch.cat([gradient.flatten(), loss.detach().view(1)]))
+        self.n.grad = both[:-1].view_as(self.n)
+        self.optimiser.step()
+        self.schedule.step()
+        self.taken += 1
+        self._limit(measure=self.taken % PROBED == 1)
+        return both[-1].clone()
+
+    def end_round(self) -> None:
+        self._limit(measure=True)  # of N within the limit: exact to second order
+        self.taken = 0
+
+    @torch.no_grad()
+    def _limit(self, measure: bool) -> None:
+        """Scales N down to the limit on the distortion, by `bent` as it is or measured anew."""
+        if not self.settings.min_psnr:
+            return
+        if measure:
+            parts = (to_float(x, self.classifier.device) for x in self.pool.split(64))
+            squared = sum((F.mse_loss(self.box(x, self.n), x, reduction="sum") for x in parts), self.n.new_zeros(()))
+            mean = self.group.summed(squared) / (self.pooled * self.n.numel())
+            self.bent.copy_(mean / self.n.square().mean().clamp_min(1e-20))
+        self.n.div_((self.bent * self.n.square().mean() * 10 ** (self.settings.min_psnr / 10)).sqrt().clamp_min(1))
+
+    def state(self) -> dict[str, Any]:
+        return {"n": self.n.data, "optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.n.data = state["n"].to(self.n.device)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+
+
+def fit(
+    classifier: TorchClassifier,
+    images: Pictures,
+    labels: Labels,
+    val_images: Pictures,
+    val_labels: Labels,
+    settings: Settings = Settings(),
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    start: Tensor | None = None,
+) -> Perturbation:
+    """The perturbation found from N = 0 (or `start`, C x H x W), of the round best on validation; the start is one of them.
+
+    images n x C x H x W (uint8, or float in [0, 1]) with labels n (class indices, of any integer type); the same for
+    validation. Images are drawn in random order, each batch for `inner_steps` steps, in rounds that end with the validation
+    images; of equals the first is kept, so N = 0 unless another is better. `checkpoint` names a file in which each finished
+    round is kept: a killed fit goes on from there, and ends as if it had not been killed. `about` of the result holds the
+    settings, the temperature, the seed, the accuracy at the start, the chosen round (0: the start) and the history of all.
+    All is computed on the classifier's device; the result is on the CPU. Raises `DataError` for labels of one class or of
+    classes that the classifier doesn't have, and for float images outside [0, 1].
+
+    Within a torch.distributed process group each process takes its part of every batch and of the validation images, and
+    a step ends in one all-reduce of N's gradient (a limit on the distortion takes another of one number every `PROBED`
+    steps). All processes give the same images and return the same perturbation: that of a single one, but for the
+    rounding of sums.
+    """
+    group, device = Group(), classifier.device
+    y, val_y = class_indices(labels).to(device), class_indices(val_labels).cpu()
+    for given, known in ((images, y), (val_images, val_y)):
+        require_range(given)
+        if given.ndim != 4 or not len(given) == len(known) > 0:
+            raise DataError(f"Images {tuple(given.shape)} and {len(known)} labels: give n x C x H x W with n labels, n > 0.")
+    if len(y.unique()) < 2:
+        raise DataError("The fitting images have one class only: a perturbation needs labelled images of each class.")
+    counts = y.bincount().double()
+    weight_of = (len(y) / ((counts > 0).sum() * counts)).float() if settings.balance else None
+    some = np.sort(seeds.rng(seed, "pool").permutation(len(images))[:POOL])
+    pool = torch.as_tensor(images[some])[group.own].to(device)
+    if group.size == 1:  # resident on the device; of several, each process moves no more than its part of a batch
+        images = torch.as_tensor(np.require(images, requirements="W") if isinstance(images, np.ndarray) else images).to(device)
+    n = (torch.zeros(images.shape[1:]) if start is None else start.clone())[None].to(device)
+    temperature = settings.temperature or _temperature(classifier, settings, to_float(images[some[:MARGINS]], device), n)
+    rounds, draws = settings.schedule(len(images))
+    steps = draws * settings.inner_steps
+    step = Step(classifier, settings, n, temperature, pool, len(some), rounds * steps, group)
+
+    highest = max(len(counts) - 1, int(val_y.max()))
+
+    def accuracy() -> float:
+        found, right = Perturbation(step.n[0], settings.box), 0
+        for x, wanted in zip(batches(val_images[group.own]), batches(val_y[group.own]), strict=True):
+            scores = classifier.scores(found.apply(x, device))
+            if highest >= scores.shape[1]:
+                raise DataError(f"A label is {highest}, but the classifier has {scores.shape[1]} classes, counted from 0.")
+            right += int((scores.argmax(1) == torch.as_tensor(wanted)).sum())
+        return group.summed(torch.tensor(right, dtype=torch.float64, device=device)).item() / len(val_y)
+
+    checkpoint = None if group.rank else checkpoint  # the first process reads and writes it, for all
+    kept = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint and checkpoint.is_file() else None
+    if kept := group.first(kept):
+        step.load(kept)
+    best: Tensor = kept["best"].to(device) if kept else n.detach().clone()
+    history: list[dict[str, float]] = kept["history"] if kept else []
+    reached = [kept["first"] if kept else accuracy(), *(h["val_accuracy"] for h in history)]
+    silent = group.rank > 0
+    bar = tqdm(total=rounds * steps, initial=len(history) * steps, desc="fit", unit="step", silent=silent, leave=False)
+    while len(history) < rounds and not _stalled(reached, settings.patience):
+        losses = []
+        for x, where, share in _drawn(images, settings, draws, seeds.rng(seed, len(history)), group, device):
+            known = y[where]
+            for _ in range(settings.inner_steps):
+                losses.append(step(x, known, None if weight_of is None else weight_of[known], share))
+                bar.update()
+        step.end_round()
+        reached.append(accuracy())
+        if reached[-1] > max(reached[:-1]):
+            best = step.n.detach().clone()
+        history.append({"loss": torch.stack(losses).mean().item(), "val_accuracy": reached[-1]})
+        bar.set_postfix(val=f"{reached[-1]:.3f}")
+        if checkpoint:
+            with whole(checkpoint) as temporary:
+                torch.save({**step.state(), "best": best, "history": history, "first": reached[0]}, temporary)
+    bar.close()
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
+    about = {"fitted_at": temperature, "start": reached[0], "epoch": int(np.argmax(reached)), "history": history}
+    return Perturbation(best[0].cpu(), settings.box, {**asdict(settings), "seed": seed, **about})
+
+
+def class_indices(labels: Labels) -> Tensor:
+    """Labels of any integer type as int64; `DataError` for others, and below 0."""
+    given = torch.as_tensor(np.array(labels) if isinstance(labels, np.ndarray) else labels)
+    if given.is_floating_point() or given.is_complex() or given.ndim != 1:
+        raise DataError(f"Labels must be n class indices, not {given.dtype} of {tuple(given.shape)}: give integers.")
+    if len(given) and int(given.min()) < 0:
+        raise DataError(f"A label is {int(given.min())}: leave out images whose class isn't known, and count classes from 0.")
+    return given.long()
+
+
+def _drawn(
+    images: Pictures, settings: Settings, draws: int, draw: np.random.Generator, group: Group, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """The batches of a round, of each this process's part: float images, their rows, and the share of the batch they are.
+
+    All images come, in random order, before any comes again.
+    """
+    wanted = draws * settings.batch_size if settings.steps else len(images)
+    order = torch.from_numpy(np.concatenate([draw.permutation(len(images)) for _ in range(-(-wanted // len(images)))])[:wanted])
+    for rows in (order.to(device) if group.size == 1 else order).split(settings.batch_size):
+        part = group.own if group.rank < len(rows) else slice(1)  # with no image left for it a process goes along, at weight 0
+        mine = rows[part]
+        x = to_float(images[mine if isinstance(images, Tensor) else mine.numpy()], device)
+        if settings.mirror:
+            turned = torch.from_numpy(np.flatnonzero(draw.random(len(rows))[part] < 0.5)).to(device)
+            x[turned] = x[turned].flip(3)
+        yield x, mine, len(range(group.rank, len(rows), group.size)) / len(rows)
+
+
+@torch.no_grad()
+def _temperature(classifier: TorchClassifier, settings: Settings, images: Tensor, n: Tensor) -> float:
+    """0.7 x the median margin: a classifier surer than that has hardly a gradient where it is wrong, and N no way there."""
+    box = BOXES[settings.box]
+    return max(0.7 * margin(torch.cat([classifier.logits(box(x, n)) for x in images.split(64)])), 1e-6)
+
+
+def _stalled(reached: list[float], patience: int) -> bool:
+    return len(reached) > patience and max(reached[-patience:]) <= max(reached[:-patience])

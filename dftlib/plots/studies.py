@@ -1,0 +1,202 @@
+"""Plots of what the papers leave open: label budgets, distortion, queries, controls, and the scorecard."""
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from dftlib.plots.style import ABSENT, AFTER, BEFORE, OTHER, PAGE, sheet
+
+METHODS = {  # of fine-tuning: name, colour, shape
+    "data": ("data fine-tuning", AFTER, "D"),
+    "head": ("model fine-tuning, head", ABSENT, "s"),
+    "all layers": ("model fine-tuning, all layers", OTHER, "^"),
+    "both": ("both in turn", OTHER, "^"),
+}
+
+
+def label_budgets(table: pd.DataFrame, note: str = "") -> Figure:
+    """Figures 9 and 10: accuracy by the number of labelled pictures, a panel a cell; a small mark a draw, the line their mean.
+
+    Columns: attribute, data, model, method, labels, all, after with _lo and _hi, before; percent. The bar at the last point
+    is its 95 % interval.
+    """
+    cells = list(table.groupby(["attribute", "data", "model"], sort=False))
+    with sheet(PAGE * max(len(cells), 2) / 3, 2.9, note) as figure:
+        axes = figure.subplots(1, len(cells), squeeze=False)[0]
+        for ax, ((attribute, data, model), cell) in zip(axes, cells, strict=True):
+            for method, own in cell.groupby("method", sort=False):
+                name, colour, shape = METHODS[str(method)]
+                ax.plot(own["labels"], own["after"], shape, color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
+                ax.plot(own.groupby("labels")["after"].mean(), color=colour, marker=shape, markersize=4.5, label=name)
+                last = own[own["all"]].iloc[0]
+                reach = [[last["after"] - last["after_lo"]], [last["after_hi"] - last["after"]]]
+                ax.errorbar(last["labels"], last["after"], yerr=reach, color=colour, elinewidth=0.9, capsize=2)
+            ax.axhline(cell["before"].iloc[0], color=BEFORE, linestyle="--", linewidth=0.9, label="before")
+            ticks = sorted(cell["labels"].unique())
+            ax.set_xscale("log")
+            ax.set_xticks(ticks, [*(f"{n:,}" for n in ticks[:-1]), f"all\n{ticks[-1]:,}"])
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.set(title=f"{attribute}: {data} by {model}", xlabel="labelled pictures")
+            ax.grid(axis="y", color="0.92", linewidth=0.6)
+        axes[0].set_ylabel("accuracy on test pictures (%)")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4 if len(cells) > 2 else 2)
+    return figure
+
+
+def rounds(table: pd.DataFrame, note: str = "") -> Figure:
+    """The combination: accuracy by round for each way alone and both in turn; bands are 95 % intervals, in percent."""
+    cells = list(table.groupby(["attribute", "data", "model"], sort=False))
+    with sheet(PAGE * max(len(cells), 2) / 3, 2.7, note) as figure:
+        axes = figure.subplots(1, len(cells), squeeze=False)[0]
+        for ax, ((attribute, data, model), cell) in zip(axes, cells, strict=True):
+            for way, own in cell.groupby("way", sort=False):
+                name, colour, shape = METHODS[str(way)]
+                ax.fill_between(own["round"], own["after_lo"], own["after_hi"], color=colour, alpha=0.15, linewidth=0)
+                ax.plot(own["round"], own["after"], color=colour, marker=shape, markersize=4.5, label=name)
+            ax.set(title=f"{attribute}: {data} by {model}", xlabel="round", xticks=sorted(cell["round"].unique()))
+            ax.grid(axis="y", color="0.92", linewidth=0.6)
+        axes[0].set_ylabel("accuracy on test pictures (%)")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return figure
+
+
+def frontier(table: pd.DataFrame, note: str = "") -> Figure:
+    """Accuracy against PSNR, SSIM and PASS, a row a cell, by what holds the distortion down.
+
+    Columns: rule ('limit', 'mean', 'sum'), value, attribute, data, model, before, after with _lo and _hi (percent), psnr
+    (dB), ssim, pass.
+    """
+    rules = {
+        "limit": ("limit on the PSNR (dB)", AFTER, "D-"),
+        "mean": ("weight of the averaged distance", ABSENT, "s--"),
+        "sum": ("distance summed, as printed", OTHER, "^"),
+    }
+    measures = {"psnr": "PSNR (dB)", "ssim": "SSIM", "pass": "PASS"}
+    cells = list(table.groupby(["attribute", "data", "model"], sort=False))
+    with sheet(PAGE, 0.5 + 2.3 * len(cells), note) as figure:
+        axes = figure.subplots(len(cells), 3, squeeze=False, sharey="row")
+        for ax, label in zip(axes[-1], measures.values(), strict=True):
+            ax.set_xlabel(label)
+        for row, ((attribute, data, model), cell) in zip(axes, cells, strict=True):
+            for ax, measure in zip(row, measures, strict=True):
+                for rule, (name, colour, style) in rules.items():
+                    own = cell[cell["rule"] == rule].sort_values(measure)
+                    ax.fill_between(own[measure], own["after_lo"], own["after_hi"], color=colour, alpha=0.12, linewidth=0)
+                    ax.plot(own[measure], own["after"], style, color=colour, markersize=4, label=name)
+                    above = 1 if rule == "limit" else -1
+                    for x, y, value in own[[measure, "after", "value"]].to_numpy() if measure == "psnr" and rule != "sum" else ():
+                        place = {"xytext": (0, 5 * above), "textcoords": "offset points", "va": "bottom" if above > 0 else "top"}
+                        ax.annotate(f"{value:g}", (x, y), ha="center", size=6, color=colour, **place)
+                ax.axhline(cell["before"].iloc[0], color=BEFORE, linestyle=":", linewidth=0.9, label="before")
+                ax.grid(color="0.92", linewidth=0.6)
+            row[0].set_ylabel("accuracy (%)")
+            row[0].set_title(f"{attribute}: {data} by {model}", loc="left")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return figure
+
+
+ASKERS = {
+    "statistics": ("image statistics", "0.45", "X"),
+    "one pass": ("one pass, free N", ABSENT, "v"),
+    "surrogate": ("surrogate", AFTER, "o"),
+    "spsa": ("SPSA", OTHER, "s"),
+    "corrected spsa": ("SPSA, gradient correction", "#CC79A7", "^"),
+    "cma": ("CMA-ES", BEFORE, "D"),
+}
+
+
+def queries(table: pd.DataFrame, note: str = "") -> Figure:
+    """Accuracy against pictures asked, a panel a data set; a small mark a seed, the line their mean, hollow with labels only.
+
+    Columns: data, seed, learner, told ('scores', 'labels', 'gradients'), used, before, after, threshold, colour_threshold;
+    percent. The best remedy without N is that of the two thresholds which is higher on average.
+    """
+    sets = list(table.groupby("data", sort=False))
+    with sheet(PAGE * max(len(sets), 2) / 3, 3.1 if len(sets) > 2 else 3.5, note) as figure:
+        axes = figure.subplots(1, len(sets), squeeze=False)[0]
+        for ax, (data, rows) in zip(axes, sets, strict=True):
+            for learner, (name, colour, shape) in ASKERS.items():
+                own = rows[(rows["learner"] == learner) & (rows["told"] == "scores")]
+                ax.plot(own["used"], own["after"], shape, color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
+                mean = own.groupby("budget")[["used", "after"]].mean()
+                ax.plot(mean["used"], mean["after"], color=colour, marker=shape, markersize=4.5, label=name)
+                labels = rows[(rows["learner"] == learner) & (rows["told"] == "labels")][["used", "after"]].mean()
+                ax.plot(*labels, shape, color=colour, markersize=5, markerfacecolor="none")
+            means = rows.groupby("told")["after"].mean()
+            ax.axhline(means["gradients"], color="0", linewidth=0.9, label="gradient fit, opened")
+            ax.axhline(rows[["threshold", "colour_threshold"]].mean().max(), color="0.3", linestyle="--", linewidth=0.9,
+                       label="moved threshold")  # fmt: skip
+            ax.axhline(rows["before"].mean(), color="0.3", linestyle=":", linewidth=0.9, label="before")
+            ax.set(xscale="log", title=str(data), xlabel="pictures asked")
+            ax.margins(x=0.2)
+            ticks = sorted(set(table["budget"]) - {0})
+            ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.grid(color="0.92", linewidth=0.6)
+        axes[0].set_ylabel("accuracy on test pictures (%)")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5 if len(sets) > 2 else 3)
+    return figure
+
+
+def controls(table: pd.DataFrame, note: str = "") -> Figure:
+    """How far the accuracy under N is above each control, in points: a row a cell, a column a control.
+
+    Columns: table, attribute, data, model, control, over with _lo and _hi. Bold: the 95 % interval excludes zero.
+    """
+    names = table["attribute"] + ": " + table["data"] + " by " + table["model"]
+    table = table.assign(cell=names)[table["control"] != "after"]
+    grid, low, high = (
+        table.pivot_table(value, "cell", "control", sort=False, dropna=False) for value in ("over", "over_lo", "over_hi")
+    )
+    with sheet(PAGE, 1.5 + 0.2 * len(grid), note) as figure:
+        ax = figure.subplots()
+        most = min(30.0, float(np.nanmax(np.abs(grid.to_numpy()))))
+        bar = {"label": "accuracy under N less the control's (points)", "location": "bottom", "shrink": 0.5, "aspect": 40}
+        bar |= {"extend": "both", "pad": 0.04}
+        sns.heatmap(grid, ax=ax, cmap="PuOr", center=0, vmin=-most, vmax=most, annot=True, fmt="+.1f", cbar_kws=bar,
+                    annot_kws={"size": 6.5}, linewidths=0.5)  # fmt: skip
+        clear = ((low > 0) | (high < 0)).to_numpy()[~grid.isna().to_numpy()]
+        for text, sure in zip(ax.texts, clear, strict=True):
+            text.set_fontweight("bold" if sure else "normal")
+        ax.set_xticks(ax.get_xticks(), [str(c).replace("_", " ") for c in grid.columns], rotation=90)
+        ax.set(xlabel="", ylabel="")
+        ax.xaxis.tick_top()
+        ax.tick_params(length=0)
+    return figure
+
+
+def scorecard(table: pd.DataFrame, note: str = "") -> Figure:
+    """The paper's rise beside ours for each of its cells: the picture of `scorecard.scorecard`, Tables 2, 3, 5 and 6."""
+    rows = table[table["table"] != 4].reset_index(drop=True)
+    verdicts = {
+        "beats every simple remedy": (AFTER, "D", rows["beats_remedies"] == "yes"),
+        "not shown to beat the best of them": (ABSENT, "o", rows["beats_remedies"] != "yes"),
+    }
+    titles = {2: "Gender, own data", 3: "attributes, own data", 5: "Gender, other data", 6: "attributes, other data"}
+    y = np.arange(len(rows)) + rows["table"].map({t: i for i, t in enumerate(titles)}).to_numpy() * 1.4
+    agree = int((rows["sign_agrees"]).sum())
+    with sheet(PAGE, 0.9 + 0.19 * (len(rows) + 1.4 * len(titles)), note) as figure:
+        ax = figure.subplots()
+        ax.axvline(0, color="0.3", linewidth=0.8)
+        ax.hlines(y, rows["published_rise"], rows["rise"], color="0.85", linewidth=2)
+        ax.plot(rows["published_rise"], y, "D", mfc="white", color="0.35", markersize=4.5, label="the paper")
+        for name, (colour, shape, here) in verdicts.items():
+            own = rows[here]
+            reach = [own["rise"] - own["rise_lo"], own["rise_hi"] - own["rise"]]
+            ax.errorbar(own["rise"], y[here], xerr=reach, fmt=shape, color=colour, elinewidth=0.9, capsize=2, markersize=4.5,
+                        label=f"ours: {name}")  # fmt: skip
+        left = ax.get_yaxis_transform()
+        for number, title in titles.items():
+            first = y[rows["table"] == number].min()
+            said = f"Table {number}: {title}"
+            ax.text(-0.01, first - 0.95, said, transform=left, ha="right", va="center", size=7, weight="bold")
+        ax.set_yticks(y, rows["attribute"] + ": " + rows["data"] + " by " + rows["model"])
+        ax.set(ylim=(y.max() + 0.7, -1.6), xlabel="rise in accuracy (points), with 95 % interval")
+        ax.set_title(f"The sign agrees in {agree} of {len(rows)} cells", loc="left", weight="bold")
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+        ax.grid(axis="x", color="0.92", linewidth=0.6)
+        figure.legend(loc="outside upper center", ncols=3)
+    return figure

@@ -1,0 +1,113 @@
+"""`Comparison` against scipy, scikit-learn and plain numpy, and what follows from it."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from dftlib.datasets.base import Split
+from dftlib.metrics.comparison import Comparison, compare
+
+
+def scores(seed: int, count: int = 240, classes: int = 2, good: float = 0.0) -> NDArray[np.float64]:
+    """Scores n x classes; the more `good`, the more often the highest is that of the label, i modulo `classes`."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(size=(count, classes))
+    logits[np.arange(count), np.arange(count) % classes] += good
+    return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+
+def split(count: int = 240, classes: int = 2, people: int = 60) -> Split:
+    images = np.zeros((count, 3, 2, 2), np.uint8)
+    return Split(images, torch.arange(count) % classes, np.array([f"p{i % people}" for i in range(count)]))
+
+
+@pytest.fixture
+def found() -> Comparison:
+    return compare(scores(0, good=0.3), torch.from_numpy(scores(1, good=1.2)), split(), {"other": scores(2, good=0.8)})
+
+
+def test_accuracies_have_wilsons_intervals(found: Comparison) -> None:
+    row, labels = found.row(), np.arange(240) % 2
+    for name, given in (("before", scores(0, good=0.3)), ("after", scores(1, good=1.2))):
+        right = int((given.argmax(1) == labels).sum())
+        ends = binomtest(right, 240).proportion_ci(method="wilson")
+        assert [row[name], row[f"{name}_lo"], row[f"{name}_hi"]] == pytest.approx(
+            [100 * right / 240, 100 * ends.low, 100 * ends.high]
+        )
+
+
+def test_the_rise_has_an_interval_over_people(found: Comparison) -> None:
+    """Against a plain bootstrap that draws people, with other random numbers."""
+    before, after = found.right["before"], found.right["after"]
+    by_person = [(after.astype(int) - before)[np.arange(240) % 60 == person].sum() for person in range(60)]
+    random = np.random.default_rng(9)
+    drawn = [np.mean(random.choice(by_person, 60)) / 4 * 100 for _ in range(20_000)]
+    row = found.row()
+    assert row["rise"] == pytest.approx(100 * (after.mean() - before.mean()))
+    assert row["rise_lo"] == pytest.approx(np.quantile(drawn, 0.025), abs=1)
+    assert row["rise_hi"] == pytest.approx(np.quantile(drawn, 0.975), abs=1)
+
+
+def test_pictures_of_one_person_are_no_independent_ones() -> None:
+    same, each = (compare(scores(0), scores(1, good=1), split(people=n)) for n in (6, 240))
+    assert same.rise["_hi"] - same.rise["_lo"] > 0
+    assert each.rise[""] == same.rise[""]
+    alone = compare(scores(0), scores(1, good=1), Split(np.zeros((240, 3, 2, 2), np.uint8), torch.arange(240) % 2))
+    assert alone.rise["_lo"] == pytest.approx(each.rise["_lo"], abs=1.5)
+
+
+def test_mcnemar_counts_what_differs(found: Comparison) -> None:
+    row, before, after = found.row(), found.right["before"], found.right["after"]
+    assert (row["gained"], row["lost"]) == ((after & ~before).sum(), (before & ~after).sum())
+    assert row["mcnemar_p"] == pytest.approx(binomtest(int(row["gained"]), int(row["gained"] + row["lost"])).pvalue)
+    same = compare(scores(0), scores(0), split()).row()
+    assert (same["gained"], same["lost"], same["mcnemar_p"], same["rise"]) == (0, 0, 1, 0)
+
+
+def test_balanced_accuracy_and_areas_are_sklearns(found: Comparison) -> None:
+    balanced, areas, labels = found.balanced(), found.areas(), np.arange(240) % 2
+    for name, given in (("before", scores(0, good=0.3)), ("after", scores(1, good=1.2))):
+        assert balanced[f"balanced_{name}"] == pytest.approx(100 * balanced_accuracy_score(labels, given.argmax(1)))
+        assert areas[f"auc_{name}"] == pytest.approx(roc_auc_score(labels, given[:, 1]))
+    assert areas["auc_rise_lo"] < areas["auc_after"] - areas["auc_before"] < areas["auc_rise_hi"]
+    rise = balanced["balanced_after"] - balanced["balanced_before"]
+    assert balanced["balanced_rise_lo"] < rise < balanced["balanced_rise_hi"]
+
+
+def test_bools_are_right_answers() -> None:
+    right = np.arange(240) % 3 > 0
+    found = compare(right, ~right, split(), {"always": np.ones(240, bool)})
+    assert found.row()["rise"] == pytest.approx(100 * (1 / 3 - 2 / 3))
+    assert found.best == "always"
+    assert found.over("always")[""] == pytest.approx(-200 / 3)
+    assert found.over("always", "before")[""] == pytest.approx(-100 / 3)
+
+
+def test_many_classes() -> None:
+    found = compare(scores(0, classes=5), scores(1, classes=5, good=2), split(classes=5))
+    assert found.accuracy("before") < 40 < found.accuracy("after")
+    assert not found.scores
+
+
+def test_the_best_is_the_most_accurate_without_n(found: Comparison) -> None:
+    assert found.best == "other"
+    assert found.over("other")[""] == pytest.approx(found.accuracy("after") - found.accuracy("other"))
+    assert compare(scores(0, good=3), scores(1), split(), {"other": scores(2)}).best == "before"
+
+
+def test_only_a_rise_clear_of_zero_is_recommended() -> None:
+    before = scores(0)
+    assert compare(before, scores(1, good=2), split()).recommended
+    assert not compare(before, scores(1), split()).recommended
+    assert not compare(before, before, split()).recommended
+
+
+def test_a_part_is_compared_as_if_alone(found: Comparison) -> None:
+    where = np.arange(240) % 2 == 1
+    part = found.of(where)
+    assert len(part.labels) == 120
+    assert part.accuracy("after") == pytest.approx(100 * found.right["after"][where].mean())
+    assert (part.scores["before"] == found.scores["before"][where]).all()
