@@ -9,7 +9,8 @@ import torch
 
 from dftlib.errors import DataError
 from dftlib.experiments import lab, tables
-from dftlib.experiments.lab import Cell, Lab, Outcome
+from dftlib.experiments.lab import Lab
+from dftlib.experiments.outcome import ON_N, REMEDIES, Cell, Outcome
 from dftlib.experiments.profile import load_profile
 from dftlib.metrics import classification
 from dftlib.perturbation import gradient
@@ -136,9 +137,9 @@ def test_a_vanished_weight_file_is_said(tmp_path: Path) -> None:
 
 def test_every_control_stands_beside_n(few_faces: Lab, outcome: Outcome) -> None:
     found = tables.controls(few_faces, [outcome]).set_index("control")
-    assert set(found.index) == {"unaligned", "before", "after", "oracle", *lab.REMEDIES, *lab.ON_N}
+    assert set(found.index) == {"unaligned", "before", "after", "oracle", *REMEDIES, *ON_N}
     row = outcome.row
-    for name in ("unaligned", *lab.REMEDIES):
+    for name in ("unaligned", *REMEDIES):
         assert found.loc[name, "accuracy"] == pytest.approx(row[name])
     for ours, theirs in (
         ("over", "rise"),
@@ -149,13 +150,13 @@ def test_every_control_stands_beside_n(few_faces: Lab, outcome: Outcome) -> None
     ):
         assert found.loc["before", ours] == pytest.approx(row[theirs])
     assert (found[["over", "over_lo", "over_hi"]].loc["after"] == 0).all()
-    assert row["over_best"] == pytest.approx(row["after"] - max(row[name] for name in ("before", *lab.REMEDIES)))
+    assert row["over_best"] == pytest.approx(row["after"] - max(row[name] for name in ("before", *REMEDIES)))
     assert found["balanced"]["after"] == pytest.approx(row["balanced_after"])
 
 
 def test_the_controls_on_n_are_those_scored_under_each(few_faces: Lab, outcome: Outcome) -> None:
     found = few_faces.controlled(outcome)
-    assert tuple(found) == lab.ON_N
+    assert tuple(found) == ON_N
     flipped = outcome.perturbation.with_n(-outcome.perturbation.n)
     scores = lab.under(few_faces.model(outcome.cell), flipped, outcome.test.images).numpy()
     assert np.array_equal(found["flipped"], scores.argmax(1) == outcome.test.labels.numpy())

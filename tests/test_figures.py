@@ -19,7 +19,7 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from dftlib.datasets import ATTRIBUTES, FaceDataset
-from dftlib.experiments.lab import ON_N, REMEDIES
+from dftlib.experiments.outcome import ON_N, REMEDIES
 from dftlib.perturbation.perturbation import Perturbation
 from dftlib.plots import data_finetuning, illustration, studies, style
 from dftlib.plots.illustration import example

@@ -16,7 +16,8 @@ from torch.multiprocessing.spawn import spawn
 
 from dftlib.classifiers.base import TorchClassifier
 from dftlib.cli import fit as command
-from dftlib.experiments.lab import Cell, Lab
+from dftlib.experiments.lab import Lab
+from dftlib.experiments.outcome import Cell
 from dftlib.experiments.profile import load_profile
 from dftlib.images import Pictures
 from dftlib.models.backbones import AttributeNet

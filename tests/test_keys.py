@@ -8,7 +8,8 @@ import pytest
 
 from dftlib import artefacts
 from dftlib.experiments import ablations, lab
-from dftlib.experiments.lab import Cell, Lab
+from dftlib.experiments.lab import Lab
+from dftlib.experiments.outcome import Cell
 from dftlib.experiments.profile import Profile, load_profile
 from dftlib.models import training
 from dftlib.perturbation import gradient

@@ -16,7 +16,8 @@ import torch
 from dftlib import paths
 from dftlib.errors import DataError
 from dftlib.experiments import lab
-from dftlib.experiments.lab import Lab, Outcome
+from dftlib.experiments.lab import Lab
+from dftlib.experiments.outcome import Outcome
 from dftlib.experiments.profile import Profile, load_profile
 from dftlib.metrics import similarity
 from dftlib.perturbation import gradient

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dftlib.experiments import ablations
-from dftlib.experiments.lab import Cell, Lab, settings_of
+from dftlib.experiments.lab import Lab, settings_of
+from dftlib.experiments.outcome import Cell
 
 CELL = Cell(5, "Gender", "webcam", "studio", "subject", 0)
 

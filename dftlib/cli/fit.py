@@ -18,7 +18,8 @@ import torch.distributed as dist
 
 from dftlib.cli.common import guarded, parser, value
 from dftlib.errors import DataError
-from dftlib.experiments.lab import Cell, Lab
+from dftlib.experiments.lab import Lab
+from dftlib.experiments.outcome import Cell
 from dftlib.experiments.profile import device_of, load_profile
 from dftlib.perturbation.perturbation import Perturbation
 

@@ -15,7 +15,8 @@ from dftlib import artefacts
 from dftlib.classifiers.base import TorchClassifier
 from dftlib.datasets.base import Split
 from dftlib.experiments import tables
-from dftlib.experiments.lab import SCRATCH, Cell, Lab, content, settings_of, some, under
+from dftlib.experiments.lab import SCRATCH, Lab, content, settings_of, some, under
+from dftlib.experiments.outcome import Cell
 from dftlib.images import batches, to_float
 from dftlib.metrics import similarity
 from dftlib.metrics.comparison import compare

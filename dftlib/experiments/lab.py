@@ -6,7 +6,7 @@ Classifiers, perturbations and scores are kept in the cache, so a cell is paid o
 import hashlib
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -22,11 +22,12 @@ from dftlib import artefacts, paths, seeds
 from dftlib.classifiers.base import TorchClassifier
 from dftlib.datasets import load_dataset, require_two_classes
 from dftlib.datasets.base import FaceDataset, Split
+from dftlib.experiments.outcome import ON_N, REMEDIES, Cell, Outcome, gap_closed, remedies_on_answers, row_of
 from dftlib.experiments.profile import Profile, device_of, dtype_of
 from dftlib.images import Pictures, batches, to_float
 from dftlib.metrics import classification, similarity
 from dftlib.metrics.classification import Bools
-from dftlib.metrics.comparison import Comparison, compare
+from dftlib.metrics.comparison import compare
 from dftlib.models import backbones, training
 from dftlib.models.base import Backbone
 from dftlib.perturbation import baselines, gradient
@@ -46,43 +47,8 @@ SCRATCH: dict[str, Any] = {
 }  # at the 0.005 of NNET it trains unsteadily
 
 
-# Beside each perturbation: remedies on the answers and on the images, after the first of all, alignment, which makes `before`
-# of `unaligned`; and what N itself must beat.
-REMEDIES = ("trivial", "threshold", "colour", "colour_threshold", "mean_picture")
-ON_N = ("shuffled", "flipped", "scrambled", "moved_1", "moved_2", "random")
 GAINS = (0.25, 0.5, 0.75, 1.0)  # of the difference of the mean images
 TRIED = 500  # fitting images on which the gain is chosen
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of the paper's Tables 2, 3, 5 and 6: images of `data`, classified by the model trained on `model`."""
-
-    table: int
-    attribute: str
-    data: str
-    model: str
-    protocol: str
-    seed: int
-
-    @property
-    def title(self) -> str:
-        return f"{self.attribute}: {self.data} by {self.model}"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A cell, measured on its test images: the row of the table, and what it was made of.
-
-    scores: n x 2 of every stage and remedy (`Lab.outcome`)
-    """
-
-    cell: Cell
-    row: dict[str, Any]
-    test: Split
-    perturbation: Perturbation
-    scores: dict[str, Tensor]
-    comparison: Comparison
 
 
 def published() -> pd.DataFrame:
@@ -344,10 +310,10 @@ class Lab:
             "backbone": self.profile.backbone, "align": self.profile.align, "protocol": cell.protocol, "box": self.profile.box,
             "weight": self.profile.weight, "min_psnr": self.profile.min_psnr,
             "seed": cell.seed, "n_fit": len(fit), "n_test": len(test), "people": len(np.unique(comparison.subjects)),
-            **_row(comparison, chosen, scores),
+            **row_of(comparison, chosen, scores),
             "psnr": float(scores["psnr"].mean()), "ssim": float(scores["ssim"].mean()),
         }  # fmt: skip
-        row["gap_closed"] = _gap_closed(row)
+        row["gap_closed"] = gap_closed(row)
         row["best_remedy"] = {"before": "as it is"}.get(comparison.best, comparison.best)
         row |= {"recommended": chosen.recommended, "epoch": found.about["epoch"]}
         return Outcome(cell, row, test, found, scores, comparison)
@@ -396,40 +362,3 @@ class Lab:
 
     def outcomes(self, wanted: Iterable[Cell]) -> list[Outcome]:
         return [self.outcome(cell) for cell in tqdm(list(wanted), desc="cells", unit="cell")]
-
-
-def remedies_on_answers(scores: dict[str, Tensor], fit: Split, test: Split) -> dict[str, Any]:
-    """Which test images are right by the majority class and by a moved threshold, learned from the fitting images."""
-    present = {name: scores[name][:, 1].double().numpy() for name in ("before", "colour", "train", "train_colour")}
-    known, truth = fit.labels.numpy(), test.labels.numpy()
-    cuts = {name: classification.best_threshold(present[name], known) for name in ("train", "train_colour")}
-    return {
-        "trivial": truth == int(known.mean() >= 0.5),
-        "threshold": (present["before"] > cuts["train"]) == truth,
-        "colour_threshold": (present["colour"] > cuts["train_colour"]) == truth,
-    }
-
-
-def _row(comparison: Comparison, chosen: Comparison, scores: dict[str, Tensor]) -> dict[str, float]:
-    """Accuracies and intervals in percent, ROC areas in [0, 1]; `chosen` is the comparison on validation images.
-
-    `over_best` compares with whichever is best on these very test images, of `REMEDIES` and of leaving the (aligned) images
-    as they are: the remedies are given the choice that N hasn't.
-    """
-    labels = comparison.labels
-    after_gate = comparison.accuracy("after" if chosen.recommended else "before")
-    balanced, areas = comparison.balanced(), comparison.areas()
-    others = ("unaligned", "after_8bit", "after_jpeg95", "oracle")
-    percent = {name: 100 * classification.accuracy(scores[name], labels) for name in others}
-    return {
-        **comparison.row(), "unaligned": percent.pop("unaligned"), **{name: comparison.accuracy(name) for name in REMEDIES},
-        **{f"over_best{end}": value for end, value in comparison.over(comparison.best).items()},
-        **balanced, **percent,
-        "val_rise_lo": chosen.rise["_lo"], "val_rise_hi": chosen.rise["_hi"], "after_gate": after_gate, **areas,
-    }  # fmt: skip
-
-
-def _gap_closed(row: dict[str, Any]) -> float:
-    """The share of the distance to the classifier of the images' own set that N closes."""
-    gap = row["oracle"] - row["before"]
-    return (row["after"] - row["before"]) / gap if gap > 0 else float("nan")

@@ -12,7 +12,8 @@ from dftlib import artefacts
 from dftlib.classifiers.base import TorchClassifier
 from dftlib.classifiers.black_box import BlackBox, CallableClassifier
 from dftlib.classifiers.onnx_file import OnnxClassifier
-from dftlib.experiments.lab import Cell, Lab, remedies_on_answers
+from dftlib.experiments.lab import Lab
+from dftlib.experiments.outcome import Cell, remedies_on_answers
 from dftlib.experiments.profile import Profile
 from dftlib.images import batches, to_float
 from dftlib.metrics import similarity

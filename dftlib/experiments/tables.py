@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from dftlib import paths
 from dftlib.datasets import SPLITS, FaceDataset
-from dftlib.experiments.lab import ON_N, REMEDIES, ROLES, SCRATCH, Cell, Lab, Outcome, published, settings_of, under
+from dftlib.experiments.lab import ROLES, SCRATCH, Lab, published, settings_of, under
+from dftlib.experiments.outcome import ON_N, REMEDIES, Cell, Outcome
 from dftlib.images import to_float
 from dftlib.metrics import similarity
 from dftlib.metrics.comparison import compare

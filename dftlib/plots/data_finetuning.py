@@ -16,7 +16,7 @@ from sklearn.metrics import auc, confusion_matrix, roc_curve
 
 from dftlib.datasets import FaceDataset
 from dftlib.perturbation.perturbation import Perturbation
-from dftlib.plots.style import GAP, OTHER, PAGE, STAGES, Block, Panel, _faces, _shares, sheet, some_faces
+from dftlib.plots.style import OTHER, PAGE, STAGES, Block, Panel, faces, scored_faces, shares, sheet, some_faces
 
 UNITS = {"atanh": "half log-odds", "printed": "argument of tanh", "clip": "share of full scale"}
 
@@ -27,8 +27,8 @@ def samples(sets: Sequence[FaceDataset], per_class: int = 8, seed: int = 0, note
         for ax, data in zip(figure.subplots(len(sets), 1, squeeze=False).flat, sets, strict=True):
             gender = data.labels["Gender"].to_numpy()
             rows = [some_faces(data, np.flatnonzero(gender == g), per_class, seed) for g in (0, 1)]
-            faces = [torch.from_numpy(np.array(data.images[r])) for r in rows]
-            _faces(ax, dict(zip(("female", "male"), faces, strict=True)), per_class)
+            lines = [torch.from_numpy(np.array(data.images[r])) for r in rows]
+            faces(ax, dict(zip(("female", "male"), lines, strict=True)), per_class)
             people, women = len(np.unique(data.subjects)), 100 * (gender[gender >= 0] == 0).mean()
             ax.set_title(f"{data.name}: {len(data):,} pictures of {people:,} people, {women:.0f} % female", loc="left")
     return figure
@@ -87,15 +87,9 @@ def corrected(blocks: Sequence[Block], per_block: int = 8, seed: int = 0, note: 
             was, now = panel.right("before"), panel.right("after")
             rows = some_faces(data, block.rows[~was & now], per_block, seed)
             images = torch.from_numpy(np.array(data.images[rows]))
-            foot = round(images.shape[2] * per_block * 11 / 72 / PAGE)  # 11 points, a line of text
             after = block.perturbation.apply_uint8(images) if len(rows) else images
-            _faces(ax, {"before": images, "after": after}, per_block, foot)
-            width, height = images.shape[3] + GAP, images.shape[2] + foot + GAP
-            for line, (stage, colour) in enumerate(STAGES):
-                true = pd.Series(np.where(panel.labels == 1, panel.scores(stage), 1 - panel.scores(stage)), block.rows)
-                for i, score in enumerate(true[rows]):
-                    place = (width * (i + 0.5) + GAP / 2, height * (line + 1) - foot / 2)
-                    ax.annotate(f"{score:.2f}", place, color=colour, ha="center", va="center", size=7)
+            true = {stage: pd.Series(panel.true(stage), block.rows)[rows] for stage, _ in STAGES}
+            scored_faces(ax, {"before": images, "after": after}, true, per_block)
             counts = f"of {len(was):,} pictures {(~was & now).sum():,} set right, {(was & ~now).sum():,} set wrong"
             ax.set_title(f"{panel.title}: {counts}", loc="left")
         figure.axes[0].set_title("below each: score of its true class", loc="right", size=7, color="0.35")
@@ -115,7 +109,7 @@ def score_distributions(panels: Sequence[Panel], names: tuple[str, str] = ("abse
             pair[1].sharey(pair[0])
             for ax, (stage, _) in zip(pair, STAGES, strict=True):
                 ax.set_visible(True)
-                _shares(ax, panel.scores(stage), panel.labels, names)
+                shares(ax, panel.scores(stage), panel.labels, names)
                 below = stage == "after" and not alone
                 ax.set_title(panel.accuracy(stage) if below else f"{panel.title}\n{panel.accuracy(stage)}")
                 if below or alone:
@@ -240,16 +234,11 @@ def rise(table: pd.DataFrame, note: str = "") -> Figure:
 
 def examples(before: torch.Tensor, after: torch.Tensor, true: ArrayLike, title: str, note: str = "") -> Figure:
     """Pictures before, ten times the change around grey, pictures after (uint8, n x 3 x H x W); true: 2 x n scores, in [0, 1]."""
-    count, _, size, _ = before.shape
     change = (127.5 + 10 * (after.float() - before)).clamp(0, 255).byte()
-    with sheet(PAGE, 0.5 + 3.4 * (PAGE - 0.2) / count, note) as figure:
+    with sheet(PAGE, 0.5 + 3.4 * (PAGE - 0.2) / len(before), note) as figure:
         ax = figure.subplots()
-        foot = round(size * count * 11 / 72 / PAGE)  # 11 points, a line of text
-        _faces(ax, {"before": before, "10 × change": change, "after": after}, count, foot)
-        for line, (_, colour), scores in zip((1, 3), STAGES, np.asarray(true), strict=True):
-            for i, score in enumerate(scores):
-                place = ((before.shape[3] + GAP) * (i + 0.5) + GAP / 2, (size + foot + GAP) * line - foot / 2)
-                ax.annotate(f"{score:.2f}", place, color=colour, ha="center", va="center", size=7)
+        scores = dict(zip(("before", "after"), np.asarray(true), strict=True))
+        scored_faces(ax, {"before": before, "10 × change": change, "after": after}, scores, len(before))
         ax.set_title(title, loc="left")
         ax.set_title("below each: score of its true class", loc="right", size=7, color="0.35")
     return figure

@@ -20,7 +20,7 @@ from dftlib.classifiers.base import TorchClassifier
 from dftlib.models.training import train_nnet
 from dftlib.perturbation.gradient import Settings, fit
 from dftlib.perturbation.perturbation import Perturbation
-from dftlib.plots.style import ABSENT, PAGE, PRESENT, _shares, sheet
+from dftlib.plots.style import ABSENT, PAGE, PRESENT, shares, sheet
 
 COUNTS = {"train": 200, "val": 200, "test": 300}
 # The distance costs little, and has no limit: N has to carry the points as far as the data sets lie apart.
@@ -146,7 +146,7 @@ def score_path(example: Example, names: tuple[str, str] = ("absent", "present"),
         axes = figure.subplots(2, 3, sharey="row", height_ratios=(1.6, 1))
         for (top, below), (name, points), letters in zip(axes.T, parts.items(), ("ab", "cd", "ef"), strict=True):
             _square(top, example.model, points, names, f"({letters[0]}) {name}")
-            _shares(below, example.model.scores(points.pictures)[:, 1].double().numpy(), points.labels.numpy(), names)
+            shares(below, example.model.scores(points.pictures)[:, 1].double().numpy(), points.labels.numpy(), names)
             below.set(title=f"({letters[1]}) scores of {name}", xlabel=f"score of '{names[1]}'")
         axes[0, 0].set_ylabel("second pixel")
         axes[1, 0].set_ylabel("share of class (%)")

@@ -1,8 +1,12 @@
 """Plots of what the papers leave open: label budgets, distortion, queries, controls, and the scorecard."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
@@ -16,50 +20,76 @@ METHODS = {  # of fine-tuning: name, colour, shape
 }
 
 
+CELL = ["attribute", "data", "model"]
+TITLE = "{}: {} by {}"
+ACCURACY = "accuracy on test pictures (%)"
+FINE: dict[str, Any] = {"color": "0.92", "linewidth": 0.6}  # of grids
+
+
+def _panels(
+    table: pd.DataFrame,
+    by: list[str],
+    title: str,
+    draw: Callable[[Axes, pd.DataFrame], None],
+    height: float,
+    columns: int,
+    note: str,
+) -> Figure:
+    """A panel a group of rows, each by `draw`, side by side; accuracy upwards, and one legend in so many columns."""
+    groups = list(table.groupby(by, sort=False))
+    with sheet(PAGE * max(len(groups), 2) / 3, height, note) as figure:
+        axes = figure.subplots(1, len(groups), squeeze=False)[0]
+        for ax, (names, rows) in zip(axes, groups, strict=True):
+            draw(ax, rows)
+            ax.set_title(title.format(*names))
+        axes[0].set_ylabel(ACCURACY)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=columns)
+    return figure  # fmt: skip
+
+
+def _counts(ax: Axes, ticks: dict[int, str]) -> None:
+    """A logarithmic axis of counts with these ticks alone."""
+    ax.set_xscale("log")
+    ax.set_xticks(list(ticks), list(ticks.values()))
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
 def label_budgets(table: pd.DataFrame, note: str = "") -> Figure:
     """Figures 9 and 10: accuracy by the number of labelled pictures, a panel a cell; a small mark a draw, the line their mean.
 
     Columns: attribute, data, model, method, labels, all, after with _lo and _hi, before; percent. The bar at the last point
     is its 95 % interval.
     """
-    cells = list(table.groupby(["attribute", "data", "model"], sort=False))
-    with sheet(PAGE * max(len(cells), 2) / 3, 2.9, note) as figure:
-        axes = figure.subplots(1, len(cells), squeeze=False)[0]
-        for ax, ((attribute, data, model), cell) in zip(axes, cells, strict=True):
-            for method, own in cell.groupby("method", sort=False):
-                name, colour, shape = METHODS[str(method)]
-                ax.plot(own["labels"], own["after"], shape, color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
-                ax.plot(own.groupby("labels")["after"].mean(), color=colour, marker=shape, markersize=4.5, label=name)
-                last = own[own["all"]].iloc[0]
-                reach = [[last["after"] - last["after_lo"]], [last["after_hi"] - last["after"]]]
-                ax.errorbar(last["labels"], last["after"], yerr=reach, color=colour, elinewidth=0.9, capsize=2)
-            ax.axhline(cell["before"].iloc[0], color=BEFORE, linestyle="--", linewidth=0.9, label="before")
-            ticks = sorted(cell["labels"].unique())
-            ax.set_xscale("log")
-            ax.set_xticks(ticks, [*(f"{n:,}" for n in ticks[:-1]), f"all\n{ticks[-1]:,}"])
-            ax.xaxis.set_minor_locator(NullLocator())
-            ax.set(title=f"{attribute}: {data} by {model}", xlabel="labelled pictures")
-            ax.grid(axis="y", color="0.92", linewidth=0.6)
-        axes[0].set_ylabel("accuracy on test pictures (%)")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4 if len(cells) > 2 else 2)
-    return figure
+
+    def draw(ax: Axes, cell: pd.DataFrame) -> None:
+        for method, own in cell.groupby("method", sort=False):
+            name, colour, shape = METHODS[str(method)]
+            ax.plot(own["labels"], own["after"], shape, color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
+            ax.plot(own.groupby("labels")["after"].mean(), color=colour, marker=shape, markersize=4.5, label=name)
+            last = own[own["all"]].iloc[0]
+            reach = [[last["after"] - last["after_lo"]], [last["after_hi"] - last["after"]]]
+            ax.errorbar(last["labels"], last["after"], yerr=reach, color=colour, elinewidth=0.9, capsize=2)
+        ax.axhline(cell["before"].iloc[0], color=BEFORE, linestyle="--", linewidth=0.9, label="before")
+        *budgets, most = sorted(cell["labels"].unique())
+        _counts(ax, {**{n: f"{n:,}" for n in budgets}, most: f"all\n{most:,}"})
+        ax.set_xlabel("labelled pictures")
+        ax.grid(axis="y", **FINE)
+
+    return _panels(table, CELL, TITLE, draw, 2.9, 4 if table.groupby(CELL).ngroups > 2 else 2, note)
 
 
 def rounds(table: pd.DataFrame, note: str = "") -> Figure:
     """The combination: accuracy by round for each way alone and both in turn; bands are 95 % intervals, in percent."""
-    cells = list(table.groupby(["attribute", "data", "model"], sort=False))
-    with sheet(PAGE * max(len(cells), 2) / 3, 2.7, note) as figure:
-        axes = figure.subplots(1, len(cells), squeeze=False)[0]
-        for ax, ((attribute, data, model), cell) in zip(axes, cells, strict=True):
-            for way, own in cell.groupby("way", sort=False):
-                name, colour, shape = METHODS[str(way)]
-                ax.fill_between(own["round"], own["after_lo"], own["after_hi"], color=colour, alpha=0.15, linewidth=0)
-                ax.plot(own["round"], own["after"], color=colour, marker=shape, markersize=4.5, label=name)
-            ax.set(title=f"{attribute}: {data} by {model}", xlabel="round", xticks=sorted(cell["round"].unique()))
-            ax.grid(axis="y", color="0.92", linewidth=0.6)
-        axes[0].set_ylabel("accuracy on test pictures (%)")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    return figure
+
+    def draw(ax: Axes, cell: pd.DataFrame) -> None:
+        for way, own in cell.groupby("way", sort=False):
+            name, colour, shape = METHODS[str(way)]
+            ax.fill_between(own["round"], own["after_lo"], own["after_hi"], color=colour, alpha=0.15, linewidth=0)
+            ax.plot(own["round"], own["after"], color=colour, marker=shape, markersize=4.5, label=name)
+        ax.set(xlabel="round", xticks=sorted(cell["round"].unique()))
+        ax.grid(axis="y", **FINE)
+
+    return _panels(table, CELL, TITLE, draw, 2.7, 3, note)
 
 
 def frontier(table: pd.DataFrame, note: str = "") -> Figure:
@@ -74,12 +104,12 @@ def frontier(table: pd.DataFrame, note: str = "") -> Figure:
         "sum": ("distance summed, as printed", OTHER, "^"),
     }
     measures = {"psnr": "PSNR (dB)", "ssim": "SSIM", "pass": "PASS"}
-    cells = list(table.groupby(["attribute", "data", "model"], sort=False))
+    cells = list(table.groupby(CELL, sort=False))
     with sheet(PAGE, 0.5 + 2.3 * len(cells), note) as figure:
         axes = figure.subplots(len(cells), 3, squeeze=False, sharey="row")
         for ax, label in zip(axes[-1], measures.values(), strict=True):
             ax.set_xlabel(label)
-        for row, ((attribute, data, model), cell) in zip(axes, cells, strict=True):
+        for row, (names, cell) in zip(axes, cells, strict=True):
             for ax, measure in zip(row, measures, strict=True):
                 for rule, (name, colour, style) in rules.items():
                     own = cell[cell["rule"] == rule].sort_values(measure)
@@ -90,9 +120,9 @@ def frontier(table: pd.DataFrame, note: str = "") -> Figure:
                         place = {"xytext": (0, 5 * above), "textcoords": "offset points", "va": "bottom" if above > 0 else "top"}
                         ax.annotate(f"{value:g}", (x, y), ha="center", size=6, color=colour, **place)
                 ax.axhline(cell["before"].iloc[0], color=BEFORE, linestyle=":", linewidth=0.9, label="before")
-                ax.grid(color="0.92", linewidth=0.6)
+                ax.grid(**FINE)
             row[0].set_ylabel("accuracy (%)")
-            row[0].set_title(f"{attribute}: {data} by {model}", loc="left")
+            row[0].set_title(TITLE.format(*names), loc="left")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 
@@ -113,31 +143,27 @@ def queries(table: pd.DataFrame, note: str = "") -> Figure:
     Columns: data, seed, learner, told ('scores', 'labels', 'gradients'), used, before, after, threshold, colour_threshold;
     percent. The best remedy without N is that of the two thresholds which is higher on average.
     """
-    sets = list(table.groupby("data", sort=False))
-    with sheet(PAGE * max(len(sets), 2) / 3, 3.1 if len(sets) > 2 else 3.5, note) as figure:
-        axes = figure.subplots(1, len(sets), squeeze=False)[0]
-        for ax, (data, rows) in zip(axes, sets, strict=True):
-            for learner, (name, colour, shape) in ASKERS.items():
-                own = rows[(rows["learner"] == learner) & (rows["told"] == "scores")]
-                ax.plot(own["used"], own["after"], shape, color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
-                mean = own.groupby("budget")[["used", "after"]].mean()
-                ax.plot(mean["used"], mean["after"], color=colour, marker=shape, markersize=4.5, label=name)
-                labels = rows[(rows["learner"] == learner) & (rows["told"] == "labels")][["used", "after"]].mean()
-                ax.plot(*labels, shape, color=colour, markersize=5, markerfacecolor="none")
-            means = rows.groupby("told")["after"].mean()
-            ax.axhline(means["gradients"], color="0", linewidth=0.9, label="gradient fit, opened")
-            ax.axhline(rows[["threshold", "colour_threshold"]].mean().max(), color="0.3", linestyle="--", linewidth=0.9,
-                       label="moved threshold")  # fmt: skip
-            ax.axhline(rows["before"].mean(), color="0.3", linestyle=":", linewidth=0.9, label="before")
-            ax.set(xscale="log", title=str(data), xlabel="pictures asked")
-            ax.margins(x=0.2)
-            ticks = sorted(set(table["budget"]) - {0})
-            ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
-            ax.xaxis.set_minor_locator(NullLocator())
-            ax.grid(color="0.92", linewidth=0.6)
-        axes[0].set_ylabel("accuracy on test pictures (%)")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5 if len(sets) > 2 else 3)
-    return figure
+
+    def draw(ax: Axes, rows: pd.DataFrame) -> None:
+        for learner, (name, colour, shape) in ASKERS.items():
+            own = rows[(rows["learner"] == learner) & (rows["told"] == "scores")]
+            ax.plot(own["used"], own["after"], shape, color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
+            mean = own.groupby("budget")[["used", "after"]].mean()
+            ax.plot(mean["used"], mean["after"], color=colour, marker=shape, markersize=4.5, label=name)
+            labels = rows[(rows["learner"] == learner) & (rows["told"] == "labels")][["used", "after"]].mean()
+            ax.plot(*labels, shape, color=colour, markersize=5, markerfacecolor="none")
+        opened = rows.groupby("told")["after"].mean()["gradients"]
+        moved = rows[["threshold", "colour_threshold"]].mean().max()
+        ax.axhline(opened, color="0", linewidth=0.9, label="gradient fit, opened")
+        ax.axhline(moved, color="0.3", linestyle="--", linewidth=0.9, label="moved threshold")
+        ax.axhline(rows["before"].mean(), color="0.3", linestyle=":", linewidth=0.9, label="before")
+        _counts(ax, {n: f"{n:,}" for n in sorted(set(table["budget"]) - {0})})
+        ax.set_xlabel("pictures asked")
+        ax.margins(x=0.2)
+        ax.grid(**FINE)
+
+    wide = table["data"].nunique() > 2
+    return _panels(table, ["data"], "{}", draw, 3.1 if wide else 3.5, 5 if wide else 3, note)
 
 
 def controls(table: pd.DataFrame, note: str = "") -> Figure:
@@ -197,6 +223,6 @@ def scorecard(table: pd.DataFrame, note: str = "") -> Figure:
         ax.set_title(f"The sign agrees in {agree} of {len(rows)} cells", loc="left", weight="bold")
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
-        ax.grid(axis="x", color="0.92", linewidth=0.6)
+        ax.grid(axis="x", **FINE)
         figure.legend(loc="outside upper center", ncols=3)
     return figure

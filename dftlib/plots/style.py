@@ -48,6 +48,10 @@ class Panel:
     def scores(self, stage: str) -> NDArray[np.float64]:
         return np.asarray(getattr(self, stage), dtype=np.float64)
 
+    def true(self, stage: str) -> NDArray[np.float64]:
+        """Of each image's own class."""
+        return np.where(self.labels == 1, self.scores(stage), 1 - self.scores(stage))
+
     def right(self, stage: str) -> NDArray[np.bool_]:
         return (self.scores(stage) > 0.5) == (self.labels == 1)
 
@@ -93,10 +97,10 @@ def some_faces(dataset: FaceDataset, rows: NDArray[np.int64], most: int, seed: i
     return rows[np.argsort(again, kind="stable")][:most]
 
 
-def _faces(ax: Axes, lines: dict[str, torch.Tensor], columns: int, foot: int = 0) -> None:
+def faces(ax: Axes, lines: dict[str, torch.Tensor], columns: int, foot: int = 0) -> None:
     """Named lines of at most `columns` faces (uint8, n x 3 x H x W), with `foot` white pixels below each face."""
-    sheet = [F.pad(faces, (0, 0, 0, foot, 0, 0, 0, columns - len(faces)), value=255) for faces in lines.values()]
-    grid = utils.make_grid(torch.cat(sheet), columns, GAP, pad_value=255)
+    padded = [F.pad(line, (0, 0, 0, foot, 0, 0, 0, columns - len(line)), value=255) for line in lines.values()]
+    grid = utils.make_grid(torch.cat(padded), columns, GAP, pad_value=255)
     ax.imshow(grid.permute(1, 2, 0).numpy(), interpolation="lanczos")
     pitch = grid.shape[1] / len(lines)
     ax.set_xticks([])
@@ -105,7 +109,19 @@ def _faces(ax: Axes, lines: dict[str, torch.Tensor], columns: int, foot: int = 0
     ax.spines[:].set_visible(False)
 
 
-def _shares(ax: Axes, scores: NDArray[np.float64], labels: NDArray[np.int64], names: tuple[str, str]) -> None:
+def scored_faces(ax: Axes, lines: dict[str, torch.Tensor], scores: dict[str, ArrayLike], columns: int) -> None:
+    """As `faces`, with room for a line of text below each face; for lines named by a stage, n `scores` stand there."""
+    height, width = next(iter(lines.values())).shape[2:]
+    foot = round(height * columns * 11 / 72 / PAGE)  # 11 points
+    faces(ax, lines, columns, foot)
+    for stage, colour in STAGES:
+        below = (height + foot + GAP) * (list(lines).index(stage) + 1) - foot / 2
+        for i, score in enumerate(np.asarray(scores[stage])):
+            place = ((width + GAP) * (i + 0.5) + GAP / 2, below)
+            ax.annotate(f"{score:.2f}", place, color=colour, ha="center", va="center", size=7)
+
+
+def shares(ax: Axes, scores: NDArray[np.float64], labels: NDArray[np.int64], names: tuple[str, str]) -> None:
     """The scores of each class in 30 bins, as shares of the class, and the decision boundary at 0.5."""
     bins = np.linspace(0, 1, 31).tolist()
     for label, colour in enumerate((ABSENT, PRESENT)):

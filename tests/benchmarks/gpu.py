@@ -43,6 +43,7 @@ from dftlib.cli import common
 from dftlib.datasets import FaceDataset, load_dataset, synthetic
 from dftlib.errors import DataError
 from dftlib.experiments import lab
+from dftlib.experiments.outcome import Outcome
 from dftlib.experiments.profile import load_profile
 from dftlib.images import Pictures, to_float
 from dftlib.metrics.similarity import pass_score
@@ -148,7 +149,7 @@ class Bench:
         """Gender in Table 5: each cell fitted, fitted on shuffled labels, and scored with all its controls."""
         kit, load = lab.Lab(self.profile), self.few if self.sizes is QUICK else load_dataset
         cells = [c for c in kit.main(5) if c.attribute == "Gender"]
-        outcomes: list[lab.Outcome] = []
+        outcomes: list[Outcome] = []
 
         def prepare() -> None:
             for c in cells:

@@ -38,7 +38,8 @@ from timing import Measured, best, run
 from torch import Tensor, nn
 
 from dftlib.classifiers.base import TorchClassifier
-from dftlib.experiments.lab import Cell, Lab, settings_of
+from dftlib.experiments.lab import Lab, settings_of
+from dftlib.experiments.outcome import Cell
 from dftlib.experiments.profile import load_profile
 from dftlib.images import to_float
 from dftlib.metrics.similarity import psnr

@@ -1,0 +1,84 @@
+"""A cell of the tables, and what a perturbation did to its test images beside the simple remedies."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from dftlib.datasets.base import Split
+from dftlib.metrics import classification
+from dftlib.metrics.comparison import Comparison
+from dftlib.perturbation.perturbation import Perturbation
+
+# Beside each perturbation: remedies on the answers and on the images, after the first of all, alignment, which makes `before`
+# of `unaligned`; and what N itself must beat.
+REMEDIES = ("trivial", "threshold", "colour", "colour_threshold", "mean_picture")
+ON_N = ("shuffled", "flipped", "scrambled", "moved_1", "moved_2", "random")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the paper's Tables 2, 3, 5 and 6: images of `data`, classified by the model trained on `model`."""
+
+    table: int
+    attribute: str
+    data: str
+    model: str
+    protocol: str
+    seed: int
+
+    @property
+    def title(self) -> str:
+        return f"{self.attribute}: {self.data} by {self.model}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A cell, measured on its test images: the row of the table, and what it was made of.
+
+    scores: n x 2 of every stage and remedy (`Lab.outcome`)
+    """
+
+    cell: Cell
+    row: dict[str, Any]
+    test: Split
+    perturbation: Perturbation
+    scores: dict[str, Tensor]
+    comparison: Comparison
+
+
+def remedies_on_answers(scores: dict[str, Tensor], fit: Split, test: Split) -> dict[str, Any]:
+    """Which test images are right by the majority class and by a moved threshold, learned from the fitting images."""
+    present = {name: scores[name][:, 1].double().numpy() for name in ("before", "colour", "train", "train_colour")}
+    known, truth = fit.labels.numpy(), test.labels.numpy()
+    cuts = {name: classification.best_threshold(present[name], known) for name in ("train", "train_colour")}
+    return {
+        "trivial": truth == int(known.mean() >= 0.5),
+        "threshold": (present["before"] > cuts["train"]) == truth,
+        "colour_threshold": (present["colour"] > cuts["train_colour"]) == truth,
+    }
+
+
+def row_of(comparison: Comparison, chosen: Comparison, scores: dict[str, Tensor]) -> dict[str, float]:
+    """Accuracies and intervals in percent, ROC areas in [0, 1]; `chosen` is the comparison on validation images.
+
+    `over_best` compares with whichever is best on these very test images, of `REMEDIES` and of leaving the (aligned) images
+    as they are: the remedies are given the choice that N hasn't.
+    """
+    labels = comparison.labels
+    after_gate = comparison.accuracy("after" if chosen.recommended else "before")
+    balanced, areas = comparison.balanced(), comparison.areas()
+    others = ("unaligned", "after_8bit", "after_jpeg95", "oracle")
+    percent = {name: 100 * classification.accuracy(scores[name], labels) for name in others}
+    return {
+        **comparison.row(), "unaligned": percent.pop("unaligned"), **{name: comparison.accuracy(name) for name in REMEDIES},
+        **{f"over_best{end}": value for end, value in comparison.over(comparison.best).items()},
+        **balanced, **percent,
+        "val_rise_lo": chosen.rise["_lo"], "val_rise_hi": chosen.rise["_hi"], "after_gate": after_gate, **areas,
+    }  # fmt: skip
+
+
+def gap_closed(row: dict[str, Any]) -> float:
+    """The share of the distance to the classifier of the images' own set that N closes."""
+    gap = row["oracle"] - row["before"]
+    return (row["after"] - row["before"]) / gap if gap > 0 else float("nan")
