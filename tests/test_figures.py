@@ -1,6 +1,7 @@
 """Figures say what they should, overlap nowhere, show nobody who shouldn't be shown, and leave matplotlib as it was."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from itertools import combinations
 
@@ -19,6 +20,7 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from dftlib.datasets import ATTRIBUTES, FaceDataset
+from dftlib.datasets.base import Faces
 from dftlib.experiments.outcome import ON_N, REMEDIES
 from dftlib.perturbation.perturbation import Perturbation
 from dftlib.plots import data_finetuning, illustration, studies, style
@@ -44,6 +46,12 @@ def faces(name: str = "studio", people: int = 30) -> FaceDataset:
     images[~np.isin(subjects, style.MUCT_SHOWABLE)] = np.array([255, 0, 0], np.uint8)[:, None, None]
     labels = pd.DataFrame({a: np.arange(len(subjects)) // 2 % 2 for a in ATTRIBUTES}, dtype="int8")
     return FaceDataset(name, images, labels, subjects, np.full(len(subjects), "test"), subjects)
+
+
+def seen() -> FaceDataset:
+    data = faces()
+    eyes = np.full((len(data), 2, 2), [[0.3, 0.4], [0.7, 0.4]])
+    return replace(data, faces=Faces(data.images, eyes, np.ones(len(data), bool)))
 
 
 def perturbation(scale: float = 0.0) -> Perturbation:
@@ -139,10 +147,20 @@ def card() -> pd.DataFrame:
 
 
 SIX = [panel(f"{name}: {cell}") for name, cell in zip(NAMES, ["LFW by CelebA"] * 3 + ["CelebA by LFW"] * 3, strict=True)]
+EIGHT = torch.from_numpy(faces().images[:8])
+SHARES = np.arange(16).reshape(2, 8) / 16
 PUBLISHED = [np.arange(8.0).reshape(2, 2, 2) + 10] * 3
 made = cache(example)
 FIGURES: dict[str, tuple[Callable[[str], Figure], set[str]]] = {
     "samples": (lambda note: data_finetuning.samples([faces(), faces("muct")], note=note), {"female", "male"}),
+    "mean faces": (
+        lambda note: data_finetuning.mean_faces(dict.fromkeys(("the usual crops", "by landmarks"), [seen()] * 3), note),
+        {"studio, 60 faces", "by landmarks\nshare of the height"},
+    ),
+    "examples": (
+        lambda note: data_finetuning.examples(EIGHT, EIGHT, SHARES, "Gender: press by studio", note),
+        {"before", "after", "10 × change", "0.00", "0.94", "Gender: press by studio"},
+    ),
     "perturbations": (
         lambda note: data_finetuning.perturbations([(f"{a}: LFW", perturbation(0.1)) for a in NAMES[:3]], note),
         {"luminance of N (half log-odds)", "N, each stretched"},

@@ -12,8 +12,6 @@ TABLES = {2: "table2_gender_intra", 3: "table3_attributes_intra", 5: "table5_gen
 ROBUST = "07 to 09"  # the notebooks of Facial Attributes
 CELL = ["table", "attribute", "data", "model"]
 MEANS = ["published_before", "published_after", "unaligned", "before", "after", "rise", "oracle", "trivial", "over_best"]
-
-
 MEANS += ["after_gate", "balanced_before", "balanced_after", "auc_before", "auc_after", "psnr"]
 
 
@@ -118,15 +116,10 @@ def findings(profile: str) -> pd.DataFrame:
         for kind in ("FGS+", "FFA+"):
             case = f"{kind}, {mode}"
             flipped("softmax is more vulnerable than Euclidean", case, ("Softmax", kind, mode), ("Euclidean", kind, mode))
-        case = f"{mode}"
-        flipped("MOON flips more than separate networks", case, ("Euclidean", "MFFA+", mode), ("Euclidean", "FFA+", mode))
+        flipped("MOON flips more than separate networks", mode, ("Euclidean", "MFFA+", mode), ("Euclidean", "FFA+", mode))
     for loss, kind in (("Euclidean", "FGS"), ("Euclidean", "FFA"), ("Euclidean", "MFFA"), ("Softmax", "FGS"), ("Softmax", "FFA")):
-        flipped(
-            "iterating flips more than a line-search",
-            f"{loss} {kind}+",
-            (loss, f"{kind}+", modes[1]),
-            (loss, f"{kind}+", modes[0]),
-        )
+        line, iterative = ((loss, f"{kind}+", mode) for mode in modes)
+        flipped("iterating flips more than a line-search", f"{loss} {kind}+", iterative, line)
         for mode in modes:
             case = f"{loss} {kind}, {mode}"
             flipped("what is wrong is easier to set right", case, (loss, f"{kind}-", mode), (loss, f"{kind}+", mode))
@@ -135,23 +128,13 @@ def findings(profile: str) -> pd.DataFrame:
         ours, paper = ((row[f"{side}converged"], 0.9 * row[f"{side}two_epochs"]) for side in ("", "published_"))
         case = f"{row['loss']} {row['adversarial_type']}, images"
         found("longer training leaves nine tenths or more", case, ours, paper)
-    off = {name: _elsewhere(name, profile) for name in (
-        "portability_converged", "portability_two_epochs", "correlation_line", "correlation_iterative")}  # fmt: skip
-    found(
-        "MOON's attributes move together more",
-        "mean share of other answers changed",
-        (off["correlation_line"], off["portability_converged"]),
-    )
-    found(
-        "iterating moves MOON's others more",
-        "mean share of other answers changed",
-        (off["correlation_iterative"], off["correlation_line"]),
-    )
-    found(
-        "two epochs' images port better",
-        "mean share of other answers changed",
-        (off["portability_two_epochs"], off["portability_converged"]),
-    )
+    for finding, first, second in (
+        ("MOON's attributes move together more", "correlation_line", "portability_converged"),
+        ("iterating moves MOON's others more", "correlation_iterative", "correlation_line"),
+        ("two epochs' images port better", "portability_two_epochs", "portability_converged"),
+    ):
+        sides = (_elsewhere(first, profile), _elsewhere(second, profile))
+        found(finding, "mean share of other answers changed", sides)
     return pd.DataFrame(rows)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -84,16 +85,8 @@ def confusion(found: Iterable[Outcome]) -> pd.DataFrame:
             said = (o.scores[stage].argmax(1) == 1).numpy()
             for truth, name in ((1, "present"), (0, "absent")):
                 share = 100 * float(said[o.comparison.labels == truth].mean())
-                rows.append(
-                    {
-                        "data": o.cell.data,
-                        "attribute": o.cell.attribute,
-                        "stage": stage,
-                        "truth": name,
-                        "predicted_present": share,
-                        "predicted_absent": 100 - share,
-                    }
-                )
+                names = {"data": o.cell.data, "attribute": o.cell.attribute, "stage": stage, "truth": name}
+                rows.append({**names, "predicted_present": share, "predicted_absent": 100 - share})
     paper = pd.read_csv(paths.published("data_fine_tuning_confusion")).drop(columns="table")
     paper = paper.assign(data=paper["data"].str.lower())
     return pd.DataFrame(rows).merge(paper, on=["data", "attribute", "stage", "truth"], how="left", suffixes=("", "_published"))
@@ -102,29 +95,18 @@ def confusion(found: Iterable[Outcome]) -> pd.DataFrame:
 def data_summary(lab: Lab) -> pd.DataFrame:
     """A row per data set, protocol, attribute and split: pictures, people, share present (percent), people also in train."""
     rows = []
-    for name in lab.profile.datasets:
-        for protocol in lab.profile.protocols:
-            data = lab.faces(name, protocol)
-            for attribute in data.labels:
-                known = data.labels[attribute].to_numpy() >= 0
-                people = set(data.subjects[known & (data.split == "train")])
-                for split in SPLITS:
-                    here = known & (data.split == split)
-                    if not here.any():
-                        continue
-                    persons = set(data.subjects[here])
-                    rows.append(
-                        {
-                            "data": name,
-                            "protocol": protocol,
-                            "attribute": attribute,
-                            "split": split,
-                            "pictures": int(here.sum()),
-                            "people": len(persons),
-                            "present": 100 * float(data.labels[attribute].to_numpy()[here].mean()),
-                            "people_also_in_train": len(persons & people) if split != "train" else 0,
-                        }
-                    )
+    for name, protocol in product(lab.profile.datasets, lab.profile.protocols):
+        data = lab.faces(name, protocol)
+        for attribute, split in product(data.labels, SPLITS):
+            labels = data.labels[attribute].to_numpy()
+            train, here = ((labels >= 0) & (data.split == part) for part in ("train", split))
+            if not here.any():
+                continue
+            people = set(data.subjects[here])
+            again = len(people & set(data.subjects[train])) if split != "train" else 0
+            said = {"data": name, "protocol": protocol, "attribute": attribute, "split": split, "pictures": int(here.sum())}
+            present = 100 * float(labels[here].mean())
+            rows.append({**said, "people": len(people), "present": present, "people_also_in_train": again})
     return pd.DataFrame(rows)
 
 
@@ -270,7 +252,7 @@ def glance(lab: Lab, cell: Cell, strength: float = 1.0, weight: float = 0.0) -> 
 
 
 def published_confusion(found: Sequence[Outcome]) -> list[NDArray[np.float64]]:
-    """The paper's Table 4 for these outcomes, as `figures.confusion` takes it; empty for synthetic data sets."""
+    """The paper's Table 4 for these outcomes, as `data_finetuning.confusion` takes it; empty for synthetic data sets."""
     measured = confusion(found)
     if measured["predicted_present_published"].isna().any():
         return []

@@ -1,6 +1,6 @@
 """Plots of what the papers leave open: label budgets, distortion, queries, controls, and the scorecard."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,36 +22,18 @@ METHODS = {  # of fine-tuning: name, colour, shape
 
 CELL = ["attribute", "data", "model"]
 TITLE = "{}: {} by {}"
-ACCURACY = "accuracy on test pictures (%)"
 FINE: dict[str, Any] = {"color": "0.92", "linewidth": 0.6}  # of grids
 
 
-def _panels(
-    table: pd.DataFrame,
-    by: list[str],
-    title: str,
-    draw: Callable[[Axes, pd.DataFrame], None],
-    height: float,
-    columns: int,
-    note: str,
-) -> Figure:
-    """A panel a group of rows, each by `draw`, side by side; accuracy upwards, and one legend in so many columns."""
+def _panels(figure: Figure, table: pd.DataFrame, by: list[str], x: str, columns: int) -> Iterator[tuple[Axes, pd.DataFrame]]:
+    """Goes through groups of rows, each with its panel, side by side; then gives all one legend in so many columns."""
     groups = list(table.groupby(by, sort=False))
-    with sheet(PAGE * max(len(groups), 2) / 3, height, note) as figure:
-        axes = figure.subplots(1, len(groups), squeeze=False)[0]
-        for ax, (names, rows) in zip(axes, groups, strict=True):
-            draw(ax, rows)
-            ax.set_title(title.format(*names))
-        axes[0].set_ylabel(ACCURACY)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=columns)
-    return figure  # fmt: skip
-
-
-def _counts(ax: Axes, ticks: dict[int, str]) -> None:
-    """A logarithmic axis of counts with these ticks alone."""
-    ax.set_xscale("log")
-    ax.set_xticks(list(ticks), list(ticks.values()))
-    ax.xaxis.set_minor_locator(NullLocator())
+    axes = figure.subplots(1, len(groups), squeeze=False)[0]
+    for ax, (names, rows) in zip(axes, groups, strict=True):
+        ax.set(title=TITLE.format(*names) if by == CELL else str(names[0]), xlabel=x)
+        yield ax, rows
+    axes[0].set_ylabel("accuracy on test pictures (%)")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=columns)
 
 
 def label_budgets(table: pd.DataFrame, note: str = "") -> Figure:
@@ -60,36 +42,36 @@ def label_budgets(table: pd.DataFrame, note: str = "") -> Figure:
     Columns: attribute, data, model, method, labels, all, after with _lo and _hi, before; percent. The bar at the last point
     is its 95 % interval.
     """
-
-    def draw(ax: Axes, cell: pd.DataFrame) -> None:
-        for method, own in cell.groupby("method", sort=False):
-            name, colour, shape = METHODS[str(method)]
-            ax.plot(own["labels"], own["after"], shape, color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
-            ax.plot(own.groupby("labels")["after"].mean(), color=colour, marker=shape, markersize=4.5, label=name)
-            last = own[own["all"]].iloc[0]
-            reach = [[last["after"] - last["after_lo"]], [last["after_hi"] - last["after"]]]
-            ax.errorbar(last["labels"], last["after"], yerr=reach, color=colour, elinewidth=0.9, capsize=2)
-        ax.axhline(cell["before"].iloc[0], color=BEFORE, linestyle="--", linewidth=0.9, label="before")
-        *budgets, most = sorted(cell["labels"].unique())
-        _counts(ax, {**{n: f"{n:,}" for n in budgets}, most: f"all\n{most:,}"})
-        ax.set_xlabel("labelled pictures")
-        ax.grid(axis="y", **FINE)
-
-    return _panels(table, CELL, TITLE, draw, 2.9, 4 if table.groupby(CELL).ngroups > 2 else 2, note)
+    cells = table.groupby(CELL).ngroups
+    with sheet(PAGE * max(cells, 2) / 3, 2.9, note) as figure:
+        for ax, cell in _panels(figure, table, CELL, "labelled pictures", 4 if cells > 2 else 2):
+            for method, own in cell.groupby("method", sort=False):
+                name, colour, shape = METHODS[str(method)]
+                ax.plot(own["labels"], own["after"], shape, color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
+                ax.plot(own.groupby("labels")["after"].mean(), color=colour, marker=shape, markersize=4.5, label=name)
+                last = own[own["all"]].iloc[0]
+                reach = [[last["after"] - last["after_lo"]], [last["after_hi"] - last["after"]]]
+                ax.errorbar(last["labels"], last["after"], yerr=reach, color=colour, elinewidth=0.9, capsize=2)
+            ax.axhline(cell["before"].iloc[0], color=BEFORE, linestyle="--", linewidth=0.9, label="before")
+            *budgets, most = sorted(cell["labels"].unique())
+            ax.set_xscale("log")
+            ax.set_xticks([*budgets, most], [*(f"{n:,}" for n in budgets), f"all\n{most:,}"])
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.grid(axis="y", **FINE)
+    return figure
 
 
 def rounds(table: pd.DataFrame, note: str = "") -> Figure:
     """The combination: accuracy by round for each way alone and both in turn; bands are 95 % intervals, in percent."""
-
-    def draw(ax: Axes, cell: pd.DataFrame) -> None:
-        for way, own in cell.groupby("way", sort=False):
-            name, colour, shape = METHODS[str(way)]
-            ax.fill_between(own["round"], own["after_lo"], own["after_hi"], color=colour, alpha=0.15, linewidth=0)
-            ax.plot(own["round"], own["after"], color=colour, marker=shape, markersize=4.5, label=name)
-        ax.set(xlabel="round", xticks=sorted(cell["round"].unique()))
-        ax.grid(axis="y", **FINE)
-
-    return _panels(table, CELL, TITLE, draw, 2.7, 3, note)
+    with sheet(PAGE * max(table.groupby(CELL).ngroups, 2) / 3, 2.7, note) as figure:
+        for ax, cell in _panels(figure, table, CELL, "round", 3):
+            for way, own in cell.groupby("way", sort=False):
+                name, colour, shape = METHODS[str(way)]
+                ax.fill_between(own["round"], own["after_lo"], own["after_hi"], color=colour, alpha=0.15, linewidth=0)
+                ax.plot(own["round"], own["after"], color=colour, marker=shape, markersize=4.5, label=name)
+            ax.set_xticks(sorted(cell["round"].unique()))
+            ax.grid(axis="y", **FINE)
+    return figure
 
 
 def frontier(table: pd.DataFrame, note: str = "") -> Figure:
@@ -143,27 +125,28 @@ def queries(table: pd.DataFrame, note: str = "") -> Figure:
     Columns: data, seed, learner, told ('scores', 'labels', 'gradients'), used, before, after, threshold, colour_threshold;
     percent. The best remedy without N is that of the two thresholds which is higher on average.
     """
-
-    def draw(ax: Axes, rows: pd.DataFrame) -> None:
-        for learner, (name, colour, shape) in ASKERS.items():
-            own = rows[(rows["learner"] == learner) & (rows["told"] == "scores")]
-            ax.plot(own["used"], own["after"], shape, color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
-            mean = own.groupby("budget")[["used", "after"]].mean()
-            ax.plot(mean["used"], mean["after"], color=colour, marker=shape, markersize=4.5, label=name)
-            labels = rows[(rows["learner"] == learner) & (rows["told"] == "labels")][["used", "after"]].mean()
-            ax.plot(*labels, shape, color=colour, markersize=5, markerfacecolor="none")
-        opened = rows.groupby("told")["after"].mean()["gradients"]
-        moved = rows[["threshold", "colour_threshold"]].mean().max()
-        ax.axhline(opened, color="0", linewidth=0.9, label="gradient fit, opened")
-        ax.axhline(moved, color="0.3", linestyle="--", linewidth=0.9, label="moved threshold")
-        ax.axhline(rows["before"].mean(), color="0.3", linestyle=":", linewidth=0.9, label="before")
-        _counts(ax, {n: f"{n:,}" for n in sorted(set(table["budget"]) - {0})})
-        ax.set_xlabel("pictures asked")
-        ax.margins(x=0.2)
-        ax.grid(**FINE)
-
-    wide = table["data"].nunique() > 2
-    return _panels(table, ["data"], "{}", draw, 3.1 if wide else 3.5, 5 if wide else 3, note)
+    sets = table["data"].nunique()
+    with sheet(PAGE * max(sets, 2) / 3, 3.1 if sets > 2 else 3.5, note) as figure:
+        for ax, rows in _panels(figure, table, ["data"], "pictures asked", 5 if sets > 2 else 3):
+            for learner, (name, colour, shape) in ASKERS.items():
+                own = rows[(rows["learner"] == learner) & (rows["told"] == "scores")]
+                ax.plot(own["used"], own["after"], shape, color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
+                mean = own.groupby("budget")[["used", "after"]].mean()
+                ax.plot(mean["used"], mean["after"], color=colour, marker=shape, markersize=4.5, label=name)
+                labels = rows[(rows["learner"] == learner) & (rows["told"] == "labels")][["used", "after"]].mean()
+                ax.plot(*labels, shape, color=colour, markersize=5, markerfacecolor="none")
+            gradients = rows.groupby("told")["after"].mean()["gradients"]
+            moved = rows[["threshold", "colour_threshold"]].mean().max()
+            ax.axhline(gradients, color="0", linewidth=0.9, label="gradient fit, opened")
+            ax.axhline(moved, color="0.3", linestyle="--", linewidth=0.9, label="moved threshold")
+            ax.axhline(rows["before"].mean(), color="0.3", linestyle=":", linewidth=0.9, label="before")
+            ax.set_xscale("log")
+            ax.margins(x=0.2)
+            ticks = sorted(set(table["budget"]) - {0})
+            ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.grid(**FINE)
+    return figure
 
 
 def controls(table: pd.DataFrame, note: str = "") -> Figure:

@@ -3,7 +3,7 @@
 Figures are as wide as the paper's page, or a third of it a panel. Faces of a data set are drawn only through `showable`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -109,7 +109,7 @@ def faces(ax: Axes, lines: dict[str, torch.Tensor], columns: int, foot: int = 0)
     ax.spines[:].set_visible(False)
 
 
-def scored_faces(ax: Axes, lines: dict[str, torch.Tensor], scores: dict[str, ArrayLike], columns: int) -> None:
+def scored_faces(ax: Axes, lines: dict[str, torch.Tensor], scores: Mapping[str, ArrayLike], columns: int) -> None:
     """As `faces`, with room for a line of text below each face; for lines named by a stage, n `scores` stand there."""
     height, width = next(iter(lines.values())).shape[2:]
     foot = round(height * columns * 11 / 72 / PAGE)  # 11 points
