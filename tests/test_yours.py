@@ -201,7 +201,9 @@ def test_from_a_folder_and_a_web_service_to_perturbed_photos(tmp_path: Path) -> 
             tmp_path, "papermill", "--log-output", *strings, *numbers, str(NOTEBOOK), "tuned/report.ipynb", SERVICE_KEY=KEY
         )
     said += call(tmp_path, "jupyter", "nbconvert", "--to", "html", "tuned/report.ipynb")
-    said += call(tmp_path, "dftlib.perturb", "--perturbation", "tuned/perturbation.safetensors", "--in", "photos", "--out", "new")
+    said += call(
+        tmp_path, "dftlib", "perturb", "--perturbation", "tuned/perturbation.safetensors", "--in", "photos", "--out", "new"
+    )
 
     out = tmp_path / "tuned"
     one = pd.read_csv(out / "summary.csv").iloc[0]

@@ -56,7 +56,7 @@ class TorchClassifier:
     def scores(self, images: Pictures) -> Tensor:
         """As `Classifier.scores`; raises `DataError` for float images outside [0, 1] and for answers that are no numbers."""
         require_range(images)
-        parts = [self._answer(self.net, to_float(batch, self.device)).softmax(1).cpu() for batch in batches(images)]
+        parts = [self._answer(self.net, to_float(batch, self.device)).softmax(1).cpu() for batch in batches(images, self.device)]
         scores = torch.cat(parts)
         if not scores.isfinite().all():
             raise DataError("The classifier answered with scores that are not numbers: check its weights and its input range.")

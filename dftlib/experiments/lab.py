@@ -85,7 +85,7 @@ def kept(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, 
 
 def under(model: TorchClassifier, found: Perturbation, images: Pictures) -> Tensor:
     """Scores n x 2 of perturbed images, a batch at a time."""
-    return torch.cat([model.scores(found.apply(batch, model.device)) for batch in batches(images)])
+    return torch.cat([model.scores(found.apply(batch, model.device)) for batch in batches(images, model.device)])
 
 
 class Lab:

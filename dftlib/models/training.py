@@ -21,7 +21,7 @@ BATCH = 256
 def features(body: Backbone, images: Pictures, device: torch.device) -> Tensor:
     """Features n x F of pictures n x 3 x H x W under a frozen backbone, float32 on the CPU."""
     body = body.eval().to(device)
-    parts = list(batches(images))
+    parts = list(batches(images, device))
     return torch.cat([body(to_float(part, device)).cpu() for part in tqdm(parts, desc="features", leave=False)])
 
 

@@ -269,7 +269,7 @@ def fit(
 
     def accuracy() -> float:
         found, right = Perturbation(step.n[0], settings.box), 0
-        for x, wanted in zip(batches(val_images[group.own]), batches(val_y[group.own]), strict=True):
+        for x, wanted in zip(batches(val_images[group.own], device), batches(val_y[group.own], device), strict=True):
             scores = classifier.scores(found.apply(x, device))
             if highest >= scores.shape[1]:
                 raise DataError(f"A label is {highest}, but the classifier has {scores.shape[1]} classes, counted from 0.")

@@ -77,7 +77,7 @@ class Perturbation(nn.Module):
         self._require_shape(images, (4,))
         device = device or (images.device if isinstance(images, Tensor) else torch.device("cpu"))
         out = torch.empty(tuple(images.shape), dtype=dtype, device=device, memory_format=torch.channels_last)
-        for batch, z in zip(batches(images), batches(out), strict=True):
+        for batch, z in zip(batches(images, device), batches(out, device), strict=True):
             cast(Tensor, z).copy_(last(self._z(to_float(batch, device))))
         return out
 

@@ -43,7 +43,7 @@ def scores(net: Network, images: Pictures) -> Tensor:
     """What a network gives images n x 3 x H x W: float32 n x outputs, on the CPU."""
     *_, bias = net.parameters()
     none = torch.zeros(0, len(bias))  # no image gives no row
-    return torch.cat([none, *(net(to_float(part, bias.device)).cpu() for part in batches(images))])
+    return torch.cat([none, *(net(to_float(part, bias.device)).cpu() for part in batches(images, bias.device))])
 
 
 def predictions(net: Network, images: Pictures, loss: str) -> Tensor:
