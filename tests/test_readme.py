@@ -187,8 +187,11 @@ def test_the_readme_has_no_other_number() -> None:
     text = " ".join(re.sub(r"`[^`\n]*`", "", prose(README)).split())
     for claim in results_said():
         text = text.replace(claim, "")
-    known = ("Python 3.11 (3.11.4 or newer) to 3.13", "3 GB of disk", "3 GB of memory", "3 GB of CUDA", "in [0, 1]", "AAAI 2019", "Boult; 2018", "95 % interval", "Table 5", "PASS at 0.95",
-             "N = 0 is kept", "notebooks 04 to 06", "equation 5", "notebook 05", "notebook 02")  # fmt: skip
+    known = (
+        "Python 3.11 (3.11.4 or newer) to 3.13", "3 GB of disk", "3 GB of memory", "3 GB of CUDA", "in [0, 1]", "AAAI 2019",
+        "Boult; 2018", "95 % interval", "Table 5", "PASS at 0.95", "N = 0 is kept", "notebooks 04 to 06", "equation 5",
+        "notebook 05", "notebook 02",
+    )  # fmt: skip
     for words in known:
         assert words in text, words
         text = text.replace(words, "")
