@@ -63,3 +63,13 @@ def test_what_cannot_be_compared_is_said(
     stored.unlink()
     compare(TABLE * 2)
     assert capsys.readouterr().out.startswith("SKIP table: no stored table")
+
+
+def test_some_rows_may_have_a_tolerance_of_their_own(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for row, most in ((0, 0.5), (1, 3.0)):
+        one = TABLE.iloc[[row]].assign(after=TABLE["after"].iloc[row] + most)
+        checks.same_as_stored(one, "table", load_profile("demo"), ["data"], {"after": most}, some=True)
+        with pytest.raises(AssertionError, match="more than"):
+            checks.same_as_stored(one, "table", load_profile("demo"), ["data"], {"after": most / 2}, some=True)
+    with pytest.raises(AssertionError, match="has the rows"):
+        checks.same_as_stored(TABLE.assign(data="c"), "table", load_profile("demo"), ["data"], {"after": 1}, some=True)

@@ -26,7 +26,7 @@ from timing import Measured, best, run
 from torch import Tensor, nn
 
 from dftlib.datasets import synthetic
-from dftlib.images import batches, to_float
+from dftlib.images import to_float
 from dftlib.models.attribute_networks import Network, present
 from dftlib.perturbation import per_image
 
@@ -67,7 +67,7 @@ def trained(device: torch.device) -> tuple[Network, Tensor, Tensor]:
 
 def floor(net: Network, images: Tensor, device: torch.device) -> None:
     """Nothing but the network, there and back to the pictures, as many at once as `flip` takes."""
-    for part in batches(images, per_image.BATCH if device.type == "cpu" else len(images)):
+    for part in images.split(per_image.BATCH if device.type == "cpu" else per_image.ON_GPU):
         x = to_float(part, device).requires_grad_()
         torch.autograd.grad(net(x).sum(), x)
 
