@@ -167,11 +167,13 @@ def test_a_missing_graphics_card_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(("bf16", "amx"), [(False, False), (True, False), (False, True)])
-def test_bfloat16_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch, bf16: bool, amx: bool) -> None:
+@pytest.mark.parametrize("used", ["AVX512", "AVX2", "DEFAULT"])
+def test_bfloat16_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch, bf16: bool, amx: bool, used: str) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: used)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     cpu = torch.device("cpu")
-    assert dtype_of(load_profile("demo"), cpu) == (torch.bfloat16 if bf16 or amx else torch.float32)
+    assert dtype_of(load_profile("demo"), cpu) == (torch.bfloat16 if (bf16 or amx) and used == "AVX512" else torch.float32)
     assert dtype_of(load_profile("demo", precision="float32"), cpu) == torch.float32
     assert dtype_of(load_profile("demo", precision="bfloat16"), cpu) == torch.bfloat16
 

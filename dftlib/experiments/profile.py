@@ -153,5 +153,8 @@ def dtype_of(profile: Profile, device: torch.device) -> torch.dtype:
     """
     if profile.precision != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[profile.precision]
-    native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    barred = torch.backends.cpu.get_cpu_capability() != "AVX512"  # by ATEN_CPU_CAPABILITY, whatever the processor has
+    return torch.bfloat16 if native and not barred else torch.float32
