@@ -1,0 +1,1 @@
+"""Backbones, the heads on them, networks for attributes, and how they are trained."""

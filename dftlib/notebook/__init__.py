@@ -1,0 +1,1 @@
+"""What notebooks share: checks, outputs, and how they are executed."""
