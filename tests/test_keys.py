@@ -1,12 +1,14 @@
 """What decides an artefact stands in its key, and nothing else: fields of a profile, numbers of the modules that compute."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from asked_keys import asked_key
 
 from dftlib import artefacts
 from dftlib.experiments import ablations, lab
@@ -17,10 +19,6 @@ from dftlib.models import training
 from dftlib.perturbation import gradient
 
 CELL = Cell(5, "Gender", "webcam", "studio", "subject", 0)
-
-
-class AskedError(Exception):
-    """Its text: the key that was asked for."""
 
 
 def give(result: Any) -> Callable[..., Any]:
@@ -82,21 +80,14 @@ NUMBERS: dict[ModuleType, dict[str, tuple[Any, set[str]]]] = {
 
 def keys(run: Lab, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """By artefact its key; nothing is computed."""
-    digest, found = artefacts.digest, {}
-
-    def stop(kind: str, version: int, key: Mapping[str, Any]) -> str:
-        raise AskedError(digest(kind, version, key))
-
+    found = {}
     for images in ("webcam", "studio"):
         run.faces(images, "subject")  # drawn and aligned before: they are artefacts too
     for name, (ask, instead) in ASKS.items():
         with monkeypatch.context() as patch:
-            patch.setattr(artefacts, "digest", stop)
             for (owner, attribute), value in instead.items():
                 patch.setattr(owner, attribute, value)
-            with pytest.raises(AskedError) as asked:
-                ask(run)
-        found[name] = str(asked.value)
+            found[name] = asked_key(partial(ask, run), patch)
     return found
 
 

@@ -1,6 +1,7 @@
 """Notebooks 07 to 09 on a few drawn faces: what the tables say is what the networks did."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from asked_keys import asked_key
 from matplotlib.figure import Figure
 
-from dftlib import artefacts
 from dftlib.datasets import FaceDataset, synthetic
 from dftlib.errors import DataError
 from dftlib.experiments.facial_attributes import robustness, tables
@@ -270,10 +271,6 @@ def test_vgg16_stands_alone() -> None:
         assert lab.groups() == groups
 
 
-class Asked(Exception):  # noqa: N818
-    """Stops where an artefact would be looked for, and names it."""
-
-
 ASKS: dict[str, Callable[[AttributeLab], object]] = {
     "networks": lambda lab: lab.trained("softmax", lab.groups()[0]),
     "predictions": lambda lab: lab.test_predictions("euclidean", "converged"),
@@ -302,20 +299,9 @@ FIELDS: dict[str, tuple[Any, set[str]]] = {
 
 def keys(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> dict[str, str]:
     """By artefact its key, for a profile with these fields; nothing is computed."""
-    digest = artefacts.digest
-
-    def stop(kind: str, version: int, key: Mapping[str, Any]) -> str:
-        raise Asked(digest(kind, version, key))
-
-    lab, found = AttributeLab(profile(**changes)), {}
+    lab = AttributeLab(profile(**changes))
     assert lab.names  # the data set is drawn before
-    with monkeypatch.context() as patch:
-        patch.setattr(artefacts, "digest", stop)
-        for name, ask in ASKS.items():
-            with pytest.raises(Asked) as asked:
-                ask(lab)
-            found[name] = str(asked.value)
-    return found
+    return {name: asked_key(partial(ask, lab), monkeypatch) for name, ask in ASKS.items()}
 
 
 def other(a: dict[str, str], b: dict[str, str]) -> set[str]:

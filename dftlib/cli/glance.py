@@ -5,8 +5,6 @@
 Eight faces before and after; what it computes stays in the cache, where the notebooks find it. Exit status: 0 done, 2 bad input.
 """
 
-import sys
-
 from dftlib.cli.common import guarded, parser
 from dftlib.experiments import ablations, tables
 from dftlib.experiments.lab import Lab
@@ -30,7 +28,3 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
     return guarded(work, given.debug)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -70,6 +70,12 @@ def content(images: Pictures) -> str:
     return hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
 
 
+def signature(data: FaceDataset) -> str:
+    """A digest of a data set: images, labels and splits."""
+    said = content(data.images) + data.labels.to_csv() + "".join(data.split)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
 def kept(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
     """A method whose results the object keeps, by its arguments."""
 
@@ -135,10 +141,7 @@ class Lab:
 
     @kept
     def signature(self, name: str, protocol: str) -> str:
-        """A digest of a data set: images, labels and splits."""
-        data = self.faces(name, protocol)
-        said = content(data.images) + data.labels.to_csv() + "".join(data.split)
-        return hashlib.sha256(said.encode()).hexdigest()
+        return signature(self.faces(name, protocol))
 
     def rows(self, name: str, attribute: str, part: str, protocol: str, seed: int) -> Rows:
         """Rows of 'train', 'val' or 'test' whose label is known, at most as many as the profile says (n_train …), in order."""

@@ -3,7 +3,6 @@
 *Facial Attributes: Accuracy and Adversarial Robustness*. Networks, flips and predictions are kept, so each is paid once.
 """
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any, cast
@@ -18,7 +17,7 @@ from dftlib.classifiers.base import TorchClassifier
 from dftlib.datasets import load_attributes
 from dftlib.datasets.base import FaceDataset, Split
 from dftlib.errors import DataError
-from dftlib.experiments.lab import Rows, content, kept, settings_of, some
+from dftlib.experiments.lab import Rows, kept, settings_of, signature, some
 from dftlib.experiments.profile import Profile, device_of, dtype_of
 from dftlib.images import Pictures, batches, to_float
 from dftlib.metrics import similarity
@@ -108,9 +107,7 @@ class AttributeLab:
 
     @cached_property
     def signature(self) -> str:
-        """A digest of images, labels and parts."""
-        said = content(self.faces.images) + self.faces.labels.to_csv() + "".join(self.faces.split)
-        return hashlib.sha256(said.encode()).hexdigest()
+        return signature(self.faces)
 
     def groups(self, kind: str = "euclidean") -> list[list[int]]:
         """The attributes whose separate networks are trained side by side; for MOON, which is one network, all."""
