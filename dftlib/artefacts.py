@@ -27,7 +27,8 @@ from dftlib.paths import cache_folder
 def whole(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it replaces `path`, on any failure it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    # its length doesn't grow with that of `path`, which may be as long as a name can be; writers go by the ending
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=path.suffix[:20])
     os.close(handle)
     temporary = Path(name)
     try:

@@ -47,6 +47,7 @@ def require_range(images: Pictures) -> None:
 
 
 def whole_levels(images: Pictures) -> NDArray[np.uint8]:
-    """Pictures n x 3 x H x W as whole grey levels, uint8 0 to 255: what leaves the computer."""
+    """Pictures n x 3 x H x W as whole grey levels, uint8 0 to 255: what leaves the computer. Raises as `require_range`."""
+    require_range(images)
     tensor = torch.from_numpy(np.array(images)) if isinstance(images, np.ndarray) else images.detach().cpu()
     return (tensor.float() * 255).round().clamp(0, 255).byte().numpy() if tensor.is_floating_point() else tensor.byte().numpy()

@@ -5,12 +5,18 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import std
 
 EVERY = 15  # seconds from one line to the next
+PREFIX = "DFT_PREFIX"  # names the command in each line of its, for make, which has several write to one terminal
 VARIABLE = "DFT_PROGRESS"  # names the file that lines are added to, for whoever started a kernel and reads it
+
+
+def watched(stream: TextIO) -> bool:
+    """Whether somebody sees this one command draw in a terminal."""
+    return stream.isatty() and PREFIX not in os.environ
 
 
 def in_jupyter() -> bool:
@@ -41,7 +47,7 @@ class Lines(std.tqdm):  # type: ignore[type-arg]
             bars = sorted((bar for bar in standing if isinstance(bar, Lines)), key=lambda bar: abs(bar.pos))
             line = " · ".join(bar.said() for bar in bars) + "\n"
             if name := os.environ.get(VARIABLE):
-                with open(name, "a") as file:
+                with open(name, "a", encoding="utf-8") as file:
                     file.write(line)
             else:
                 (self.where or sys.stderr).write(line)
@@ -63,7 +69,7 @@ def tqdm(*items: Any, silent: bool = False, **options: Any) -> Any:
         from tqdm import notebook  # it brings ipywidgets, which no command needs
 
         kind = notebook.tqdm
-    elif os.environ.get(VARIABLE) or not (options.get("file") or sys.stderr).isatty():
+    elif os.environ.get(VARIABLE) or not watched(options.get("file") or sys.stderr):
         kind = Lines
         silent |= VARIABLE not in os.environ and "ipykernel" in sys.modules  # a line would stand among a cell's outputs
     return kind(*items, disable=silent, **options)

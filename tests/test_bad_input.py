@@ -27,6 +27,7 @@ from web_service import WebService
 
 from dftlib import cli
 from dftlib.cli.common import sentence
+from dftlib.datasets import decode
 from dftlib.errors import DataError
 from dftlib.models import vggface
 from dftlib.paths import ROOT
@@ -94,6 +95,11 @@ def with_photos(then: Callable[[], object]) -> Callable[[], None]:
     return prepare
 
 
+def linked() -> None:
+    Path("others").mkdir()
+    Path("photos/link").symlink_to("../others")
+
+
 class Bomb:
     """Pickled, it writes a file when it is read."""
 
@@ -127,10 +133,10 @@ TABLE = [
     # folders and names
     Row("data_root isn't set", LFW.replace(" -p data_root .",
         ""), "Data set 'lfw' is read from disk: set the parameter data_root, .*"),
-    Row("a missing folder", LFW, r"lfw/lfw_attributes\.txt is missing: .*"),
-    Row("a missing folder, in a notebook", REPRODUCE.format("nowhere"), r"nowhere/lfw/lfw_attributes\.txt is missing: .*"),
+    Row("a missing folder", LFW, r"lfw/lfw_attributes\.txt is missing \(\. holds nothing\): call dft download lfw --to \., .*"),
+    Row("a missing folder, in a notebook", REPRODUCE.format("nowhere"), r"nowhere/lfw/lfw_attributes\.txt is missing .*: .*"),
     Row("an unknown profile", DEMO.format("Gender --profile dmeo"),
-        "There is no profile 'dmeo': choose one of demo, paper, small, .*"),
+        "There is no profile 'dmeo': choose one of demo, identity, paper, small, .*"),
     Row("an unknown parameter", DEMO.format("Gender -p wieght 3"), r"Unknown parameter 'wieght'; did you mean 'weight'\?"),
     Row("a parameter of another kind", DEMO.format("Gender -p epochs many"), "Parameter 'epochs' must be int, not 'many'."),
     Row("a parameter that is no YAML", DEMO.format("Gender -p seeds [0"), r"'\[0' isn't YAML: .*"),
@@ -139,11 +145,17 @@ TABLE = [
     Row("an unknown box map", DEMO.format("Gender -p box sigmoid"), "There is no box map 'sigmoid': choose one of .*"),
     Row("no GPU", DEMO.format("Gender -p device cuda"), "Parameter 'device' is 'cuda', but torch sees no CUDA device: .*"),
     # pictures and labels
+    Row("a set in another layout", CELEBA,
+        r"celeba/list_attr_celeba\.txt is missing \(celeba holds pictures\): .*",
+        lambda: faces_on_disk.noise(Path("celeba/pictures/1.jpg"), 8, 8)),
     Row("a truncated picture", CELEBA, r"celeba/img_align_celeba/000003\.jpg can't be read .*: fetch that picture again\.",
         with_faces(lambda: cut("celeba/img_align_celeba/000003.jpg"))),
     Row("a picture that is none", CELEBA, r"celeba/img_align_celeba/000003\.jpg can't be read .*: fetch that picture again\.",
         with_faces(lambda: Path("celeba/img_align_celeba/000003.jpg").write_text("<html>"))),
-    Row("a missing picture", CELEBA, r"1 of the 20 pictures that the labels list aren't in .*, the first is 000003\.jpg: .*",
+    Row("a HEIC picture under another name", CELEBA,
+        r"celeba/img_align_celeba/000003\.jpg is a HEIC picture, .* pillow-heif, or .*",
+        with_faces(lambda: Path("celeba/img_align_celeba/000003.jpg").write_bytes(faces_on_disk.HEIC))),
+    Row("a missing picture", CELEBA, r"1 of the 20 pictures that the label file names aren't in .*, the first is 000003\.jpg: .*",
         with_faces(lambda: Path("celeba/img_align_celeba/000003.jpg").unlink())),
     Row("a line with a column too many", CELEBA, r"Line 5 of celeba/list_attr_celeba\.txt has \d+ columns, not \d+: .*",
         edited(faces_on_disk.celeba, "celeba/list_attr_celeba.txt", 5, "1", "1 1")),
@@ -160,7 +172,7 @@ TABLE = [
     Row("weights of another network", PAPER,
         r"vgg_face_dag\.pth is not a VGGFace weight file \(it has no .*", with_faces(misfit)),
     Row("a weight of another shape", PAPER,
-        r"vgg_face_dag\.pth: \S+ has shape \(2,\), not \(64, 3, 3, 3\): call dft download vggface\.", with_faces(small)),
+        r"vgg_face_dag\.pth: \S+ has shape \(2,\), not \(64, 3, 3, 3\): name another file, .*", with_faces(small)),
     Row("code in a weight file", PAPER, r"vgg_face_dag\.pth is not a VGGFace weight file: .*",
         with_faces(lambda: Path("vgg_face_dag.pth").write_bytes(pickle.dumps(Bomb())))),
     # perturbing a folder
@@ -179,6 +191,15 @@ TABLE = [
         with_photos(lambda: None)),
     Row("a picture that can't be read", PERTURB, r"photos/7\.png can't be read .*: fetch that picture again\.",
         with_photos(lambda: cut("photos/7.png")), 1),
+    Row("a picture in HEIC", PERTURB, r"photos/a\.heic is a HEIC picture, as phones take them: call pip install pillow-heif, .*",
+        with_photos(lambda: Path("photos/a.heic").write_bytes(faces_on_disk.HEIC)), 1),
+    Row("a link that leads nowhere", PERTURB, r"photos/a\.png \(a broken link\) is left out\.",
+        with_photos(lambda: Path("photos/a.png").symlink_to("nowhere.png")), 1),
+    Row("a name too long for another ending", PERTURB, r"photos/x{251}\.png has too long a name .*: shorten it\.",
+        with_photos(lambda: Path("photos/0.png").rename(f"photos/{'x' * 251}.png")), 1),
+    Row("the output in a linked folder", PERTURB.replace("new", "others/new"),
+        "others/new is in photos: name an output folder .*",
+        with_photos(linked)),
     Row("an output that is no folder", PERTURB, "new is a file: name a new folder.", with_photos(lambda: Path("new").touch())),
     # fetching
     Row("terms that nobody accepts", "dft download muct --to faces",
@@ -224,6 +245,7 @@ def call(command: str) -> tuple[int, str]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DFT_DATA", raising=False)
+    monkeypatch.setattr(decode, "knows_heic", lambda: False)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # of the notebooks' kernels: test_bad_input:nan
     return tmp_path
 

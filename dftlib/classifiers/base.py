@@ -23,9 +23,9 @@ class TorchClassifier:
     """A torch network with frozen weights: `scores` as the network computes, `logits` in `dtype` and differentiable.
 
     net:      any network that takes float images n x C x H x W in [0, 1] (its normalisation inside) to logits n x classes, or
-              to one logit an image (n, or n x 1), that of class 1: then class 0 has the logit 0. It gets images in the type of
-              its own weights, and is copied: what is frozen, set to evaluation, moved to `device` and kept channels-last is
-              the copy, `self.net`
+              to one logit an image (n, or n x 1), that of class 1: then class 0 has the logit 0; or to an object or a
+              dictionary whose `logits` are such. It gets images in the type of its own weights, and is copied: what is frozen,
+              set to evaluation, moved to `device` and kept channels-last is the copy, `self.net`
     device:   None: where the network is
     dtype:    of `logits`, which a fit takes gradients of; what is reported is always of the network as it is. Of a float32
               network with a part `body` that part is cast, once (it must cast its input, as `models.base.Backbone` does); any
@@ -65,6 +65,7 @@ class TorchClassifier:
     def _answer(self, net: nn.Module, images: Tensor) -> Tensor:
         """Logits n x classes of a network, float32."""
         out = net(images.to(self._takes))
+        out = out.get("logits") if isinstance(out, dict) else getattr(out, "logits", out)
         if not isinstance(out, Tensor) or out.numel() != len(images) * (out.shape[1] if out.ndim > 1 else 1):
             shape = f"{tuple(out.shape)} for {len(images)} images" if isinstance(out, Tensor) else f"a {type(out).__name__}"
             raise DataError(f"The network answers with {shape}: wrap it so that it gives logits n x classes, or n.")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dftlib.classifiers.answers import Reading
 from dftlib.classifiers.black_box import BlackBox, CallableClassifier, first_line
 from dftlib.classifiers.onnx_file import OnnxClassifier
 from dftlib.classifiers.web_service import HttpClassifier
@@ -28,11 +29,16 @@ def load_classifier(model: str, classes: int = 2, **options: Any) -> BlackBox:
         if ":" not in model:
             raise DataError(f"'{model}' names no classifier: give a file .onnx, an address http(s)://… or module:function.")
         kind, (what, source) = CallableClassifier, _imported(model)
-        options = {"identity": f"{model} {source} {classes} {options.get('logits', False)}", **options}
+        read = {name: options[name] for name in ("numbers", "columns", "names") if name in options}
+        how = Reading(classes, **read).text
+        options = {"identity": f"{model} {source} {classes} {how}", **options}
     known = [p.name for p in inspect.signature(kind).parameters.values() if p.kind is p.KEYWORD_ONLY]
     if unknown := sorted(set(options) - set(known)):
         raise DataError(f"{kind.__name__} has no option '{unknown[0]}': its options are {', '.join(known)}.")
-    return kind(what, classes, **options)
+    try:
+        return kind(what, classes, **options)
+    except TypeError as error:  # such as batch: '8', from YAML
+        raise DataError(f"{kind.__name__} can't take these options ({first_line(error)}): give numbers without quotes.") from None
 
 
 def _imported(name: str) -> tuple[Callable[..., Any], str]:

@@ -12,25 +12,35 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from dftlib.classifiers.answers import Reading, RowsError
 from dftlib.classifiers.black_box import BlackBox, optional
 from dftlib.errors import DataError
 from dftlib.images import Pictures
 
 BACKOFF = 1.0  # seconds; doubled with each retry
 LONGEST_WAIT = 60  # seconds between two retries, whatever the service asks for
+REFUSED = 8  # pictures without an answer after which, if there was none with one, the fault lies elsewhere
+SENDS = ("json", "data-url", "multipart")
+
+
+class RefusedError(Exception):
+    """The service understands the request and gives no answer to what is in it."""
 
 
 class HttpClassifier(BlackBox):
     """A web service, asked by POST with `batch` pictures a request, as PNG so that each picture arrives exactly.
 
-    `send` 'json': the body is {`field`: [base64, …]}; 'multipart': one part named `field` a picture. `answer` says where in the
-    JSON reply the answers are: keys joined by dots, `[]` for each of a list ("faces[].gender.label"; "" is the reply itself).
-    There stand rows of numbers or one number a picture; with `names`, the classes in order, also words (the label) or objects
-    {name: probability}. A request of one picture may be answered without the list.
+    `send` 'json': the body is {`field`: [base64, …]}; 'data-url': the same with data:image/png;base64,… for base64; 'multipart':
+    one part named `field` a picture. `answer` says where in the JSON reply the answers are: keys joined by dots, `[]` for each
+    of a list, `[0]` for its first ("faces[].gender.label"; "" is the reply itself). There stands what `as_scores` takes;
+    `numbers`, `columns` and `names` say how it is read, as in `Reading`. A picture that alone is answered by 400 or 422, or by
+    an empty list, is one without an answer; one of several pictures that are answered so, or by another number of rows, is sent
+    again alone. Raises `DataError` where the first `REFUSED` pictures are all without an answer.
     `key_variable` names the environment variable of the API key, sent as `Authorization: Bearer …` and kept nowhere.
     Time-outs (of `timeout` seconds), broken connections, 429 and 5xx are retried `retries` times, at growing intervals.
     The URL's user and query are sent, never shown; `identity` tells different queries apart by a short digest.
@@ -38,24 +48,24 @@ class HttpClassifier(BlackBox):
 
     def __init__(
         self, url: str, classes: int = 2, *, send: str = "json", field: str = "images", answer: str = "scores",
-        names: Sequence[str] = (), key_variable: str = "", batch: int = 8, parallel: int = 4, timeout: float = 30.0,
-        retries: int = 5, logits: bool = False,
+        key_variable: str = "", batch: int = 8, parallel: int = 4, timeout: float = 30.0, retries: int = 5,
+        numbers: str = "probabilities", columns: Sequence[int] = (), names: Sequence[Any] = (),
     ) -> None:  # fmt: skip
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]
         address = f"{parts.scheme}://{host}{parts.path}"
         if parts.scheme not in ("http", "https") or not host:
             raise DataError(f"{address} is not the address of a web service: give one that begins with http:// or https://.")
-        if send not in ("json", "multipart") or parallel < 1 or retries < 0 or timeout <= 0:
-            raise DataError("Set `send` to 'json' or 'multipart', `parallel` to 1 at least, `retries` to 0, `timeout` above 0.")
-        if names and len(names) != classes:
-            raise DataError(f"`names` has {len(names)} names for {classes} classes: give one for each class, in their order.")
+        if send not in SENDS or parallel < 1 or retries < 0 or timeout <= 0:
+            ways = ", ".join(SENDS)
+            raise DataError(f"Set `send` to one of {ways}, `parallel` to 1 at least, `retries` to 0, `timeout` above 0.")
+        reading = Reading(classes, numbers, columns, names)
         query = hashlib.sha256(parts.query.encode()).hexdigest()[:8] if parts.query else "-"
-        how = f"{send} {field} {answer} {list(names)} {'logits' if logits else 'scores'}"
-        super().__init__(f"The service {address}", f"{address} {query} {classes} {how}", classes, batch, logits)
+        how = f"{send} {field} {answer} {reading.text}"
+        super().__init__(f"The service {address}", f"{address} {query} {classes} {how}", reading, batch)
         self._url, self._send, self._field, self._path = url, send, field, answer
         self._secrets = (parts.username, parts.password, parts.query, *(value for _, value in parse_qsl(parts.query)))
-        self._names = [name.casefold() for name in names]
+        self._answered, self._refused = False, 0
         self._key_variable, self._parallel, self._timeout, self._retries = key_variable, parallel, timeout, retries
         requests = optional("requests")
         self._session = requests.Session()
@@ -85,14 +95,29 @@ class HttpClassifier(BlackBox):
         if failure:
             raise failure
 
+    def _checked(self, images: Pictures) -> Tensor:
+        try:
+            scores = super()._checked(images)
+        except (RefusedError, RowsError) as error:
+            if len(images) > 1:
+                return torch.cat([self._checked(images[i : i + 1]) for i in range(len(images))])
+            if isinstance(error, RowsError):
+                what = str(error).rpartition(": ")[0]
+                raise DataError(f"{what}: name the first of several in `answer`, as in 'faces[0].gender'.") from None
+            scores = torch.full((1, self.classes), torch.nan)
+        refused = scores.isnan().any(1)
+        self._answered, self._refused = self._answered or not refused.all(), self._refused + int(refused.sum())
+        if self._refused >= REFUSED and not self._answered:
+            said = self.refusal or "an empty list"
+            raise DataError(f"{self._who} answers {said} to every picture: check its URL, `send`, `field` and `answer`.")
+        return scores
+
     def _answer(self, pictures: NDArray[np.uint8]) -> Any:
         if self._key_variable and not (self._key().isascii() and self._key().isprintable() and self._key()):
             raise DataError(f"The environment variable {self._key_variable} holds no API key: set it to the key of the service.")
         reply = self._post([_png(picture) for picture in pictures])
-        found = self._found(reply, re.findall(r"\[\]|[^.\[\]]+", self._path))
-        alone = not isinstance(found, list) or (len(found) == self.classes and isinstance(found[0], float | int))
-        found = [found] if len(pictures) == 1 and alone else found
-        return [self._by_name(value) for value in found] if self._names and isinstance(found, list) else found
+        found = self._found(reply, re.findall(r"\[\d*\]|[^.\[\]]+", self._path))
+        return [found] if len(pictures) == 1 and not isinstance(found, list) else found
 
     def _key(self) -> str:
         return os.environ.get(self._key_variable, "").strip()
@@ -109,7 +134,8 @@ class HttpClassifier(BlackBox):
 
     def _post(self, pngs: list[bytes]) -> Any:
         requests, urllib3 = optional("requests"), optional("urllib3")
-        body: dict[str, Any] = {"json": {self._field: [base64.b64encode(png).decode() for png in pngs]}}
+        before = "data:image/png;base64," if self._send == "data-url" else ""
+        body: dict[str, Any] = {"json": {self._field: [before + base64.b64encode(png).decode() for png in pngs]}}
         if self._send == "multipart":
             body = {"files": [(self._field, (f"{i}.png", png, "image/png")) for i, png in enumerate(pngs)]}
         # No redirects: a POST would become a GET, and the key is for this host.
@@ -127,6 +153,9 @@ class HttpClassifier(BlackBox):
                 if reply.status_code in (401, 403):
                     variable = f"the variable {self._key_variable}" if self._key_variable else "`key_variable`"
                     raise DataError(f"{self._who} refuses with {said}: give the right API key in {variable}.")
+                if reply.status_code in (400, 422):
+                    self.refusal = said
+                    raise RefusedError
                 if reply.status_code not in (429, 500, 502, 503, 504):
                     raise DataError(f"{self._who} answers {said}: check its URL, `send` and `field`.")
             except requests.JSONDecodeError:
@@ -152,24 +181,12 @@ class HttpClassifier(BlackBox):
             return value
         if steps[0] == "[]" and isinstance(value, list):
             return [self._found(item, steps[1:]) for item in value]
+        if steps[0][:1] == "[" and steps[0] != "[]" and isinstance(value, list):
+            return self._found(value[place], steps[1:]) if (place := int(steps[0][1:-1])) < len(value) else None
         if isinstance(value, dict) and steps[0] in value:
             return self._found(value[steps[0]], steps[1:])
         what = f"the keys {self._excerpt(', '.join(value))}" if isinstance(value, dict) else f"a {type(value).__name__}"
         raise DataError(f"{self._who} answers with {what} where '{steps[0]}' of '{self._path}' should be: set `answer` to fit.")
-
-    def _by_name(self, value: Any) -> Any:
-        """A word -> its class; an object {name: number} -> its numbers in the order of the classes; numbers stay."""
-        if isinstance(value, str):
-            if value.casefold() in self._names:
-                return self._names.index(value.casefold())
-        elif isinstance(value, dict):
-            given = {name.casefold(): v for name, v in value.items()}
-            if set(self._names) <= set(given):
-                return [given[name] for name in self._names]
-        else:
-            return value
-        what = self._excerpt(value if isinstance(value, str) else ", ".join(value))
-        raise DataError(f"{self._who} answers with '{what}' where names were expected: set `names` to the names it uses.")
 
 
 def _png(picture: NDArray[np.uint8]) -> bytes:

@@ -1,16 +1,18 @@
 """The command `dft`, or `python -m dftlib`: each of its commands is a module here, imported only when it is called."""
 
+import io
 import sys
 from importlib import import_module
 
 import dftlib
+from dftlib.paths import keep_to_cache
 
 COMMANDS = {
     "tune": ("fit a perturbation to your own images and a classifier that only answers, and report what it does",
              "dft tune --images photos --labels labels.csv --model model.onnx --budget 4000 --out tuned"),
     "perturb": ("add a fitted perturbation to every image of a folder",
                 "dft perturb --perturbation tuned/perturbation.safetensors --in photos --out photos-tuned"),
-    "download": ("fetch the data sets LFW, CelebA and MUCT and the VGGFace weights, once you accept their terms",
+    "download": ("fetch the data sets LFW, CelebA and MUCT and the weights of VGGFace and dlib, once you accept their terms",
                  "dft download lfw celeba muct --to faces"),
     "fit": ("fit the perturbation of one cell of the paper's tables, in one process or many",
             "dft fit --data webcam --model studio --attribute Gender --out n.safetensors"),
@@ -35,6 +37,8 @@ Data fine-tuning: one perturbation, added to all images, with which a classifier
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files that its encoding lacks
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
         print(overview())
@@ -45,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"There is no command '{name}': choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
+    keep_to_cache()
     try:
         command = import_module(f"dftlib.cli.{name}")
     except ModuleNotFoundError as error:

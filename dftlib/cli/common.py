@@ -1,17 +1,16 @@
 """What the commands of the kit share: a fault ends in one sentence and a status, its traceback shows with --debug."""
 
 import argparse
-import errno
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import yaml
 
+from dftlib import paths
 from dftlib.errors import DataError
 
 BAD_INPUT = 2  # exit status, argparse's own for a wrong option
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 STOPPED = 130  # by Ctrl-C, as shells have it
 
 
@@ -41,11 +40,7 @@ def sentence(error: BaseException) -> str:
     """What a fault means to who called the command, and what to do."""
     if isinstance(error, KeyboardInterrupt):
         return "Stopped: the same command goes on from here."
-    if not isinstance(error, OSError):
-        return " ".join(str(error).split())
-    where = error.filename or "A file"
-    remedy = "make room and call again" if error.errno in FULL else "name another place"
-    return f"{where} can't be read or written ({error.strerror or error}): {remedy}."
+    return paths.fault(error) if isinstance(error, OSError) else " ".join(str(error).split())
 
 
 def value(text: str) -> Any:

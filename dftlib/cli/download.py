@@ -1,15 +1,18 @@
-"""Fetches data sets, or the VGGFace weights, from where they are published.
+"""Fetches data sets, or the weights of VGGFace and of dlib's face network, from where they are to be had.
 
-    dft download lfw celeba muct vggface --to faces
+    dft download lfw celeba muct vggface dlib_face --to faces
 
 The terms of each are shown first and must be accepted, once. A call that ended early, whatever ended it, is gone on with by the
-same call; what is there already isn't fetched again. Exit status: 0 all is there, 2 something isn't, 130 stopped.
+same call; what is there already isn't fetched again. What can't be had keeps nothing else from being fetched; the last lines say
+what came and what did not. Exit status: 0 all is there, 1 something isn't, 2 nothing could be done, 130 stopped.
 """
 
+import sys
 from pathlib import Path
 
 from dftlib.cli import common
-from dftlib.datasets.download import SOURCES, download
+from dftlib.datasets.download import download
+from dftlib.datasets.sources import SOURCES
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,7 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     given = options.parse_args(argv)
 
     def work() -> int:
-        download(given.names, given.to, given.accept_licences)
-        return 0
+        missing = download(given.names, given.to, given.accept_licences)
+        for sentence in missing:
+            print(sentence, file=sys.stderr)
+        return int(bool(missing))
 
     return common.guarded(work, given.debug)

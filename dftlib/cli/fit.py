@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from dftlib.cli.common import guarded, parser, value
 from dftlib.errors import DataError
+from dftlib.experiments.cards import carded
 from dftlib.experiments.lab import Lab
 from dftlib.experiments.outcome import Cell
 from dftlib.experiments.profile import device_of, load_profile
@@ -27,12 +28,15 @@ PATIENCE = timedelta(hours=12)  # that a process waits for the first one, which 
 
 
 def fit(name: str, overrides: dict[str, object], data: str, model: str, attribute: str) -> Perturbation:
-    """The perturbation for images of `data` under the classifier trained on `model`, the same in every process.
+    """The perturbation for images of `data` under the classifier trained on `model`, the same in every process; its card is
+    whole in the first.
 
     `name` and `overrides` are a profile and what differs from it. Raises `DataError` for a data set or an attribute that
     the profile doesn't have, and for all that the notebooks complain of.
     """
     profile = load_profile(name, **overrides)
+    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if device_of(profile).type == "cuda" else "gloo", timeout=PATIENCE)
     several = dist.is_initialized()
     if several and device_of(profile).type == "cuda":
         local = int(os.environ["LOCAL_RANK"])
@@ -49,7 +53,8 @@ def fit(name: str, overrides: dict[str, object], data: str, model: str, attribut
     lab.model(cell)  # trained by the first process, read by the others
     if several and not dist.get_rank():
         dist.barrier()
-    return lab.fitted(cell)
+    found = lab.fitted(cell)
+    return found if several and dist.get_rank() else carded(lab, cell)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,12 +65,9 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--data", required=True, help="data set whose images are changed")
     options.add_argument("--model", required=True, help="data set that the classifier was trained on")
     options.add_argument("--attribute", required=True)
-    options.add_argument("--out", type=Path, required=True, help="file to write, and a .png beside it", metavar="FILE")
+    options.add_argument("--out", type=Path, required=True, help="file to write, and .png and .md beside it", metavar="FILE")
     given = options.parse_args(argv)
-    several = "WORLD_SIZE" in os.environ
-    if several:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
-    first = not several or dist.get_rank() == 0
+    first = os.environ.get("RANK", "0") == "0"
 
     def work() -> int:
         found = fit(given.profile, {name: value(text) for name, text in given.p}, given.data, given.model, given.attribute)
@@ -77,12 +79,12 @@ def main(argv: list[str] | None = None) -> int:
                 f"{given.out}: {100 * shares[best]:.1f} % of the validation images right, {100 * shares[0]:.1f} % without N "
                 f"(round {best} of {len(history)})."
             )
-        if several:
+        if dist.is_initialized():
             dist.barrier()  # gloo aborts in a process whose neighbour has already hung up
         return 0
 
     try:
         return guarded(work, given.debug, quiet=not first)
     finally:
-        if several:
+        if dist.is_initialized():
             dist.destroy_process_group()

@@ -2,21 +2,56 @@
 
     dft run notebooks/00_data.ipynb --out build/demo/00_data.ipynb -f notebooks/profiles/demo.yaml
 
-Parameters are papermill's: -f a YAML file, -y YAML, -p a name and a value, -r a name and a text. A notebook that an error
-stops is kept as far as it came, as NAME.stopped.ipynb. Exit status: 0 done, 1 a check failed or the code did, 2 bad input.
+The notebook is run by the Python that runs this. Parameters are papermill's: -f a YAML file, -y YAML, -p a name and a value, -r a
+name and a text. A notebook that an error stops is kept as far as it came, as NAME.stopped.ipynb. Exit status: 0 done, 1 a check
+failed or the code did, 2 bad input.
 """
 
+import io
 import logging
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from papermill.exceptions import PapermillExecutionError
 
 from dftlib.cli.common import guarded, parser, value
 from dftlib.errors import DataError
 from dftlib.notebook.execute import execute
+from dftlib.progress import PREFIX
+
+
+class Named(io.TextIOBase):
+    """Passes on whole lines, each with a name before it; what a bar draws over itself, and what is flushed, is a line too."""
+
+    def __init__(self, name: str, out: TextIO) -> None:
+        self.name, self.out, self.rest = name, out, ""
+
+    def write(self, text: str) -> int:
+        *whole, self.rest = (self.rest + text.replace("\r", "\n")).split("\n")
+        self._pass(whole)
+        return len(text)
+
+    def flush(self) -> None:
+        self._pass([self.rest])
+        self.rest = ""
+
+    def _pass(self, lines: list[str]) -> None:
+        self.out.write("".join(f"{self.name}: {line}\n" for line in lines if line.strip()))  # at once: others write there too
+        self.out.flush()
+
+
+@contextmanager
+def lines() -> Iterator[None]:
+    """Both outputs in lines that begin with what the variable `PREFIX` says, where it is set."""
+    if not (name := os.environ.get(PREFIX)):
+        yield
+        return
+    with Named(name, sys.stdout) as out, Named(name, sys.stderr) as err, redirect_stdout(out), redirect_stderr(err):
+        yield
 
 
 def _parameters(files: list[Path], texts: list[str], values: list[list[str]], raw: list[list[str]]) -> dict[str, Any]:
@@ -27,7 +62,7 @@ def _parameters(files: list[Path], texts: list[str], values: list[list[str]], ra
         if not file.is_file():
             known = ", ".join(sorted(p.stem for p in file.parent.glob("*.yaml")))
             raise DataError(f"There is no profile {file}: choose one of {known or 'notebooks/profiles'}, or write it.")
-        read.append(file.read_text())
+        read.append(file.read_text(encoding="utf-8"))
     for text in [*read, *texts]:
         if not isinstance(given := value(text), dict):
             raise DataError(f"{text!r} names no parameters: write 'name: value'.")
@@ -71,4 +106,5 @@ def main(argv: list[str] | None = None) -> int:
     def parameters() -> dict[str, Any]:
         return _parameters(given.f, given.y, given.p, given.r)
 
-    return executed(given.notebook, given.out, parameters, given.debug)
+    with lines():
+        return executed(given.notebook, given.out, parameters, given.debug)

@@ -12,11 +12,9 @@ every answer paid for: a killed call asks nothing twice. Exit status: 0 done, 1 
 from pathlib import Path
 from typing import Any
 
-from nbconvert import HTMLExporter
-
-from dftlib.artefacts import whole
 from dftlib.cli.common import parser, value
 from dftlib.cli.run import executed
+from dftlib.notebook.pages import write_page
 from dftlib.paths import NOTEBOOKS
 
 
@@ -28,21 +26,19 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--model", required=True, metavar="FILE|URL|MODULE:FUNCTION")
     options.add_argument("--budget", required=True, type=int, metavar="N", help="pictures that the model may be asked, in all")
     options.add_argument("--out", required=True, type=Path, metavar="FOLDER")
-    options.add_argument("--pixels", type=int, default=0, metavar="N", help="height = width of the model's pictures")
+    options.add_argument("--pixels", default="0", metavar="N", help="height = width of the model's pictures, or '[218, 178]'")
     options.add_argument("--classes", default="[]", metavar="YAML", help="in the order of the answers, such as '[male, female]'")
     options.add_argument("--options", default="{}", metavar="YAML", help="of the model, such as '{batch: 4}': see notebook 10")
     given = options.parse_args(argv)
     report = given.out / "report.ipynb"
 
     def parameters() -> dict[str, Any]:
-        names = ("images", "labels", "model", "budget", "pixels")
-        parsed = {name: value(getattr(given, name)) for name in ("classes", "options")}
+        names = ("images", "labels", "model", "budget")
+        parsed = {name: value(getattr(given, name)) for name in ("pixels", "classes", "options")}
         return {**{name: getattr(given, name) for name in names}, **parsed, "out": str(given.out)}
 
     def page() -> None:
-        html, _ = HTMLExporter().from_filename(str(report))
-        with whole(report.with_suffix(".html")) as temporary:
-            temporary.write_text(html, encoding="utf-8")
+        write_page(report, report.with_suffix(".html"))
         print(f"Done: {report.with_suffix('.html')} and, beside it, the perturbation and its tables.")
 
     return executed(NOTEBOOKS / "10_your_own_classifier.ipynb", report, parameters, given.debug, page)

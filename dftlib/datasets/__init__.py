@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dftlib.datasets import celeba, lfw, muct, splits, synthetic
+from dftlib.datasets.align import PADDING
 from dftlib.datasets.base import ATTRIBUTES, DRAWN, SPLITS, FaceDataset
 from dftlib.errors import DataError
 
@@ -12,11 +13,18 @@ FROM_DISK = {"lfw": lfw.load, "celeba": celeba.load, "muct": muct.load}
 
 
 def load_dataset(
-    name: str, root: str | Path = "", size: int = 64, protocol: str = "subject", seed: int = 0, way: str = "chip"
+    name: str,
+    root: str | Path = "",
+    size: int = 64,
+    protocol: str = "subject",
+    seed: int = 0,
+    way: str = "chip",
+    padding: float = PADDING,
 ) -> FaceDataset:
     """The data set `name`, its faces size x size, split by `protocol` ('subject' or 'paper') and `seed`.
 
     way: 'chip' (aligned by landmarks), 'crop' (one crop for all, eyes in the same place) or 'none' (the usual crop of each set).
+    padding: around the face of a chip, as a share of the average face's size: a backbone's (`Backbone.padding`).
     `root` holds lfw/, celeba/ and muct/ in their own layouts; the drawn sets need none.
     Raises `DataError` for an unknown name, protocol or way, and for anything missing or damaged on disk.
     """
@@ -25,9 +33,9 @@ def load_dataset(
     if protocol not in splits.PROTOCOLS:
         raise DataError(f"There is no protocol '{protocol}': choose one of {', '.join(splits.PROTOCOLS)}.")
     if name in DRAWN:
-        return synthetic.load(name, size, seed, way)
+        return synthetic.load(name, size, seed, way, padding=padding)
     _need_root(name, root)
-    return FROM_DISK[name](Path(root), size, protocol, seed, way)
+    return FROM_DISK[name](Path(root), size, protocol, seed, way, padding)
 
 
 def _need_root(name: str, root: str | Path) -> None:

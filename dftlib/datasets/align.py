@@ -22,7 +22,7 @@ from dftlib.errors import DataError
 Floats = NDArray[np.float64]
 
 WAYS = ("chip", "crop", "none")
-PADDING = 0.2  # of `dlib_age` and the gender classifier: what their maker trained them on
+PADDING = 0.2  # unless a backbone was trained on another: that of `dlib_age` and the gender classifier
 # dlib's average face, in the order of its landmarks: right eye's outer and inner corner, left eye's (right in the picture), nose.
 MEAN_FACE = np.array([[0.8595674595992, 0.2134981538014], [0.6460604764104, 0.2289674387677], [0.1205750620789, 0.2137274526848],
                       [0.3340850613712, 0.2290642403242], [0.4901123135679, 0.6277975316475]])  # fmt: skip
@@ -129,15 +129,17 @@ def landmarks(name: str, folder: Path, files: list[str], face: Floats) -> Landma
     return Landmarks(kept["points"].numpy(), kept["detected"].numpy(), kept["sizes"].numpy())
 
 
-def chip(picture: NDArray[np.uint8], points: Floats, size: int, padding: float = PADDING) -> NDArray[np.uint8]:
+def chip(
+    picture: NDArray[np.uint8], points: Floats, size: int, padding: float = PADDING, down: float = 0.0, scale: float = 1.0
+) -> NDArray[np.uint8]:
     """The aligned face, uint8 size x size x 3: dlib's own chip of a picture H x W x 3 with landmarks 5 x 2 in pixels.
 
     Turned, moved and scaled so that the landmarks fit dlib's average face best, with `padding` around it. Where dlib would
-    leave black beyond the picture, its edge goes on.
+    leave black beyond the picture, its edge goes on. `down`, `scale`: misplaced (`Faces.recut`).
     """
     import dlib
 
-    there = dlib.dpoints([dlib.dpoint(*p) for p in _places(size, padding)])
+    there = dlib.dpoints([dlib.dpoint(*p) for p in _places(size, padding, down, scale)])
 
     def details(margin: int) -> Any:
         return dlib.chip_details(there, dlib.dpoints([dlib.dpoint(*p) for p in points + margin]), dlib.chip_dims(size, size))
@@ -150,10 +152,18 @@ def chip(picture: NDArray[np.uint8], points: Floats, size: int, padding: float =
     return dlib.extract_image_chip(picture, details(max(margin, 0)))
 
 
-def _places(size: int, padding: float) -> Floats:
+def chips(pictures: torch.Tensor, points: Floats, size: int, padding: float, **place: float) -> torch.Tensor:
+    """`chip` of each picture, n x 3 x H x W, with its landmarks, n x 5 x 2: uint8 n x 3 x size x size."""
+    faces = pictures.permute(0, 2, 3, 1).contiguous().numpy()
+    made = [chip(face, p, size, padding, **place) for face, p in zip(faces, points, strict=True)]
+    return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2)
+
+
+def _places(size: int, padding: float, down: float, scale: float) -> Floats:
     """Where a chip has the landmarks of the average face, 5 x 2 in pixels."""
     padding = float(np.float32(padding))  # as dlib takes it: else one pixel in some ten thousand is another grey level
-    return (MEAN_FACE + padding) / (1 + 2 * padding) * size
+    aligned = (MEAN_FACE + padding) / (1 + 2 * padding) * size
+    return aligned / scale + np.array([0.5 - 0.5 / scale, 0.5 - 0.5 / scale - down]) * size
 
 
 def eyes(points: Floats) -> Floats:
@@ -161,7 +171,7 @@ def eyes(points: Floats) -> Floats:
     return np.stack([points[:, 2:4].mean(1), points[:, :2].mean(1)], 1)
 
 
-def on_chip(points: Floats, size: int, padding: float = PADDING) -> Floats:
+def on_chip(points: Floats, size: int, padding: float = PADDING, down: float = 0.0, scale: float = 1.0) -> Floats:
     """Where chips have these landmarks N x 5 x 2, as fractions of the chip.
 
     The turn, scale and shift of each face are dlib's: least squares (Umeyama 1991) from the average face to this one. So is the
@@ -169,7 +179,7 @@ def on_chip(points: Floats, size: int, padding: float = PADDING) -> Floats:
     Exact to 0.1 pixel of the chip; where a picture is over twice as fine, dlib halves it first and is up to 0.6 pixel off itself.
     """
     turn = np.array([1, 1j])
-    here, there = points @ turn, _places(size, padding) @ turn
+    here, there = points @ turn, _places(size, padding, down, scale) @ turn
     p, q = here - here.mean(1, keepdims=True), there - there.mean()
     factor = (p @ q.conj())[:, None] / (np.abs(q) ** 2).sum()
     moved = ((there.mean() + p / factor) / size - 0.5 * (1 + 1j)) * (size - 1) / (size - 1 / np.abs(factor))
@@ -182,23 +192,30 @@ def require_way(way: str) -> None:
         raise DataError(f"There is no alignment '{way}': set 'align' to one of {', '.join(WAYS)}.")
 
 
-def pictures(name: str, folder: Path, files: list[str], size: int, way: str, frame: Framing) -> Faces:
+def pictures(name: str, folder: Path, files: list[str], size: int, way: str, frame: Framing, padding: float = PADDING) -> Faces:
     """The face of each picture, size x size.
 
     way: 'chip' (aligned by landmarks), 'crop' (the same crop for all, eyes in the right place) or 'none' (the usual crop)
+    padding: around the face of a chip, as a share of the average face's size
     Raises `DataError` for another way, and for a picture that is missing or can't be read.
     """
     require_way(way)
     found = landmarks(name, folder, files, frame.face)
-    if way == "chip":
-        key = {"version": 2, "points": found.points.tolist(), "padding": PADDING}
+    frames = {"crop": frame.crop, "none": frame.picture, "whole": np.array([0.0, 0.0, 1.0, 1.0])}
 
-        def cut(i: int, picture: Any) -> NDArray[np.uint8]:
-            return chip(np.asarray(picture), found.points[i], size)
+    def recut(rows: NDArray[np.int64], way: str, **place: float) -> Faces:
+        here, points, sizes, detected = [files[i] for i in rows], found.points[rows], found.sizes[rows], found.detected[rows]
+        if way == "chip":
+            key = {"version": 2, "points": points.tolist(), "padding": padding, **place}
 
-        made = decode.cut(name, folder, files, (size, size), cut, key)
-        return Faces(made, eyes(on_chip(found.points, size)), found.detected)
-    boxes = frame.crop if way == "crop" else frame.picture
-    corners = (np.broadcast_to(boxes, (len(files), 4)) * np.tile(found.sizes, 2)).reshape(-1, 2, 2)
-    where = (eyes(found.points) + 0.5 - corners[:, :1]) / (corners[:, 1:] - corners[:, :1])
-    return Faces(decode.pictures(name, folder, files, size, boxes), where, found.detected)
+            def cut(i: int, picture: Any) -> NDArray[np.uint8]:
+                return chip(np.asarray(picture), points[i], size, padding, **place)
+
+            made = decode.cut(name, folder, here, (size, size), cut, key)
+            return Faces(made, eyes(on_chip(points, size, padding, **place)), detected, recut)
+        boxes = frames[way] if frames[way].ndim == 1 else frames[way][rows]
+        corners = (np.broadcast_to(boxes, (len(here), 4)) * np.tile(sizes, 2)).reshape(-1, 2, 2)
+        where = (eyes(points) + 0.5 - corners[:, :1]) / (corners[:, 1:] - corners[:, :1])
+        return Faces(decode.pictures(name, folder, here, size, boxes), where, detected, recut)
+
+    return recut(np.arange(len(files)), way)

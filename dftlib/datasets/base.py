@@ -1,13 +1,16 @@
 """`FaceDataset`: the images, labels, people and splits of one data set; `Split`: one part of it with one label."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dftlib.errors import DataError
 from dftlib.images import Pictures
 
 # The seven attributes of the kit, in the papers' words.
@@ -15,17 +18,22 @@ ATTRIBUTES = ("Gender", "Smiling", "Bushy Eyebrows", "Pale Skin", "Attractive", 
 SPLITS = ("train", "val", "test")
 DRAWN = ("studio", "press", "webcam")  # data sets that `datasets.synthetic` draws
 
+Labels = Tensor | NDArray[np.integer[Any] | np.bool_]
+
 
 @dataclass(frozen=True)
 class Faces:
     """Pictures uint8 N x 3 x H x W, and where the middles of their eyes are: N x 2 x 2, left and right, x and y as fractions.
 
-    `detected`: in which of the N pictures dlib's detector found the face; the others' is where faces of that set usually are.
+    detected: in which of the N pictures dlib's detector found the face; the others' is where faces of that set usually are
+    recut:    `recut(rows, way, down=, scale=)` cuts these rows out of the originals in another way: 'chip', 'crop', 'none' or
+              'whole' (the picture, squeezed); a chip moved `down` by this share of its width and `scale` times as wide
     """
 
     images: NDArray[np.uint8]
     eyes: NDArray[np.floating[Any]]
     detected: NDArray[np.bool_]
+    recut: Callable[..., "Faces"] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,19 +60,52 @@ class FaceDataset:
         return len(self.images)
 
 
+def class_indices(labels: Labels) -> Tensor:
+    """Labels n or n x 1, of any integer type or bool, as n of int64.
+
+    Raises `DataError` for others, and below 0: there -1 may be a class, as in -1 and +1, or one that isn't known.
+    """
+    given = labels if isinstance(labels, Tensor) else np.asarray(labels)
+    if not isinstance(given, Tensor) and given.dtype.kind in "iub":
+        given = torch.from_numpy(given.astype(np.int64))
+    if not isinstance(given, Tensor) or given.is_floating_point() or given.is_complex():
+        raise DataError(
+            f"Labels must be whole numbers, 0 for the classifier's first class, not {given.dtype}: "
+            "give np.unique(labels, return_inverse=True)[1] where its classes are in the order of that."
+        )
+    if given.ndim != 1 and (given.ndim != 2 or given.shape[1] != 1):
+        raise DataError(f"Labels must be n class indices, not {tuple(given.shape)}: of one-hot rows give labels.argmax(1).")
+    given = given.reshape(-1).long()
+    if len(given) and int(given.min()) < 0:
+        raise DataError(
+            f"A label is {int(given.min())}: leave out images whose class isn't known and count classes from 0, "
+            "which makes (labels + 1) // 2 of -1 and +1."
+        )
+    return given
+
+
+def require_known(labels: Tensor, classes: int) -> None:
+    """Raises `DataError` where a label is none of the classifier's `classes`."""
+    if len(labels) and (last := int(labels.max())) >= classes:
+        raise DataError(
+            f"A label is {last}, but the classifier has {classes} classes, counted from 0: "
+            "give labels - 1 where yours count from 1, else leave those images out."
+        )
+
+
 class Split:
     """Labelled images of one part of a data set: those that a perturbation is fitted to, chosen on, or measured on.
 
     source:   images N x C x H x W, uint8 or float in [0, 1]
-    labels:   n class indices
+    labels:   n class indices, as `class_indices` takes them
     subjects: n strings, the person on each image; by default another on each
     rows:     which n of the N images; by default all
     """
 
     def __init__(
-        self, source: Pictures, labels: Tensor, subjects: NDArray[np.str_] | None = None, rows: NDArray[np.int64] | None = None
+        self, source: Pictures, labels: Labels, subjects: NDArray[np.str_] | None = None, rows: NDArray[np.int64] | None = None
     ) -> None:
-        self.source, self.labels = source, labels
+        self.source, self.labels = source, class_indices(labels)
         self.subjects = np.arange(len(labels)).astype(str) if subjects is None else subjects
         self.rows = np.arange(len(labels)) if rows is None else rows
         self._all = rows is None
@@ -77,6 +118,6 @@ class Split:
         """n x C x H x W, read anew each time."""
         return self.source if self._all else self.source[self.rows]
 
-    def labelled(self, labels: Tensor) -> "Split":
+    def labelled(self, labels: Labels) -> "Split":
         """The same images with other labels."""
         return Split(self.source, labels, self.subjects, None if self._all else self.rows)

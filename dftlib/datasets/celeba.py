@@ -5,16 +5,21 @@
     celeba/list_eval_partition.txt   one line a picture, 0 train, 1 validation, 2 test
     celeba/identity_CelebA.txt       one line a picture, its person; may be absent
 
+Also as CSV, with a line of names instead of the count (list_attr_celeba.csv, list_eval_partition.csv), and with pictures as PNG.
+
 Both protocols are the official partition: nobody is in two of its parts. So without the identity file each picture
 stands for a person of its own, which changes no split.
 """
 
+import logging
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from dftlib.datasets import align, decode
 from dftlib.datasets.base import ATTRIBUTES, SPLITS, FaceDataset
+from dftlib.datasets.files import located
 from dftlib.errors import DataError
 
 COLUMNS = {a: a.replace(" ", "_") for a in ATTRIBUTES} | {"Gender": "Male"}
@@ -22,33 +27,48 @@ COLUMNS = {a: a.replace(" ", "_") for a in ATTRIBUTES} | {"Gender": "Male"}
 
 # Of 89 x 109 pixels (the originals have 178 x 218).
 FRAME = align.framing((89, 109), face=(22, 45.5, 67, 91), crop=(19.57, 38.02, 69.34, 87.79), picture=(18, 30, 71, 83))
+FOLDERS = ("img_align_celeba", "img_align_celeba_png")
+
+log = logging.getLogger(__name__)
 
 
 def parse(root: Path, wanted: dict[str, str] | None = COLUMNS) -> pd.DataFrame:
     """Labels, 'subject' and 'split', indexed by picture; raises `DataError` where a list is missing or damaged.
 
-    `wanted` gives the file's column for each attribute; None: all 40, with blanks for underscores in their names.
+    `wanted` gives the file's column for each attribute; None: all 40, with blanks for underscores in their names. People on
+    several sides of the partition are told by a warning.
     """
-    path = decode.need(root, "celeba", "celeba/list_attr_celeba.txt")
+    path = decode.need(root, "celeba", "list_attr_celeba.txt", "list_attr_celeba.csv")
     lines = decode.read_lines(path)
-    columns = ["file", *lines[1].split()] if len(lines) > 1 else []
+    csv = "," in lines[0]
+    skip, sep = (1, ",") if csv else (2, None)
+    columns = ["file", *lines[skip - 1].split(sep)[csv:]] if len(lines) >= skip else []
     wanted = {name.replace("_", " "): name for name in columns[1:]} if wanted is None else wanted
     names = list(wanted.values())
-    table = decode.read_table(path, lines, 2, columns, ["file", *names])
-    if lines[0].strip() != str(len(table)):
+    table = decode.read_table(path, lines, skip, columns, ["file", *names], sep)
+    if not csv and lines[0].strip() != str(len(table)):
         raise DataError(f"Line 1 of {path} promises {lines[0].strip()} pictures, but {len(table)} follow: fetch the file again.")
     present = decode.numbers(path, table, names, (1, -1)) > 0
     labels = present.astype("int8").set_axis(list(wanted), axis=1).set_axis(table["file"])
-    path = decode.need(root, "celeba", "celeba/list_eval_partition.txt")
+    path = decode.need(root, "celeba", "list_eval_partition.txt", "list_eval_partition.csv")
     part = decode.numbers(path, parts := _pairs(path), ["value"], range(3))["value"].astype(int)
     split = _of(labels, path, parts["file"], part.map(dict(enumerate(SPLITS))))
-    path = root / "celeba" / "identity_CelebA.txt"
-    people = _pairs(path) if path.exists() else pd.DataFrame({"file": labels.index, "value": labels.index})
-    return labels.assign(subject=_of(labels, path, people["file"], people["value"]), split=split)
+    if not (listed := decode.find(root, "celeba", "identity_CelebA.txt", "identity_CelebA.csv")):
+        return labels.assign(subject=labels.index, split=split)
+    people = _pairs(listed)
+    subject = _of(labels, listed, people["file"], people["value"])
+    if len(several := (sides := split.groupby(subject).nunique()).index[sides > 1]):
+        log.warning(
+            "CelebA: %d of %d people of %s, such as %s, are on several sides of %s, so accuracies may be too good: fetch both "
+            "lists again.", len(several), len(sides), listed, several[0], path,
+        )  # fmt: skip
+    return labels.assign(subject=subject, split=split)
 
 
 def _pairs(path: Path) -> pd.DataFrame:
-    return decode.read_table(path, decode.read_lines(path), 0, ["file", "value"], ["file", "value"])
+    lines = decode.read_lines(path)
+    csv = "," in lines[0]
+    return decode.read_table(path, lines, int(csv), ["file", "value"], ["file", "value"], "," if csv else None)
 
 
 def _of(labels: pd.DataFrame, path: Path, file: pd.Series, value: pd.Series) -> pd.Series:
@@ -59,22 +79,23 @@ def _of(labels: pd.DataFrame, path: Path, file: pd.Series, value: pd.Series) -> 
     return found
 
 
-def load(root: Path, size: int, _protocol: str, _seed: int, way: str = "chip") -> FaceDataset:
+def load(root: Path, size: int, _protocol: str, _seed: int, way: str, padding: float) -> FaceDataset:
     """The official partition, under either protocol."""
     table = parse(root)
-    folder = decode.need(root, "celeba", "celeba/img_align_celeba")
-    files = table.index.to_numpy(str)
-    faces = align.pictures("celeba", folder, files.tolist(), size, way, FRAME)
+    folder = decode.need(root, "celeba", *FOLDERS)
+    files = located(folder, table.index.tolist())
+    faces = align.pictures("celeba", folder, files, size, way, FRAME, padding)
     labels = table[list(ATTRIBUTES)].reset_index(drop=True)
     subjects, split = (table[name].to_numpy(str) for name in ("subject", "split"))
-    return FaceDataset("celeba", faces.images, labels, subjects, split, files, faces)
+    return FaceDataset("celeba", faces.images, labels, subjects, split, np.array(files), faces)
 
 
 def load_all(root: Path, shape: tuple[int, int]) -> FaceDataset:
     """Whole aligned pictures, `shape` (height, width), with all 40 attributes: hats and neckties lie outside the crop."""
     table = parse(root, None)
-    folder = decode.need(root, "celeba", "celeba/img_align_celeba")
-    files = table.index.to_numpy(str)
-    images = decode.pictures("celeba", folder, files.tolist(), shape, (0.0, 0.0, 1.0, 1.0))
+    folder = decode.need(root, "celeba", *FOLDERS)
+    files = located(folder, table.index.tolist())
+    images = decode.pictures("celeba", folder, files, shape, (0.0, 0.0, 1.0, 1.0))
     labels = table.drop(columns=["subject", "split"]).reset_index(drop=True)
-    return FaceDataset("celeba", images, labels, table["subject"].to_numpy(str), table["split"].to_numpy(str), files)
+    subjects, split = (table[name].to_numpy(str) for name in ("subject", "split"))
+    return FaceDataset("celeba", images, labels, subjects, split, np.array(files))

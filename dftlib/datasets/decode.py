@@ -1,10 +1,11 @@
 """Label tables and pictures, read from disk: every fault ends in a `DataError` that names the file."""
 
-import csv
+import contextlib
 import hashlib
 import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,41 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from dftlib import artefacts
+from dftlib.datasets.files import named
 from dftlib.errors import DataError
 from dftlib.progress import tqdm
 
 CHUNK = 64
+HEIC = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")  # brands of ISO 23008-12, after 'ftyp'
 
 
-def need(root: Path, name: str, path: str) -> Path:
-    """`root`/`path` of the data set `name`, if it exists; else `DataError` with the remedy."""
-    found = root / path
-    if not found.exists():
-        raise DataError(
-            f"{found} is missing: call dft download {name} --to {root}, or set data_root to the folder that holds {name}/."
-        )
-    return found
+def find(root: Path, name: str, *paths: str) -> Path | None:
+    """The first of the `paths` that the data set `name` has below `root`/`name`, there or one folder deeper.
+
+    A folder with another of its own name in it, as some archives unpack, stands for that one.
+    """
+    for path in paths:
+        for found in (root / name / path, *sorted((root / name).glob(f"*/{path}"))):
+            if found.exists():
+                return found / found.name if (found / found.name).is_dir() else found
+    return None
+
+
+def need(root: Path, name: str, *paths: str) -> Path:
+    """As `find`; where there is none `DataError` names the first path, what is there instead, and the remedy."""
+    if found := find(root, name, *paths):
+        return found
+    home = root / name if (root / name).is_dir() else root
+    holds = named(sorted(path.name for path in home.iterdir())) if home.is_dir() else ""
+    raise DataError(
+        f"{root / name / paths[0]} is missing ({home} holds {holds or 'nothing'}): call dft download {name} --to {root}, or set "
+        f"data_root to the folder that holds {name}/."
+    )
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines without their ends (LF or CRLF) and without blank ones at the end of the file."""
-    return path.read_text(encoding="utf-8", errors="replace").rstrip().split("\n")
+    """Lines without their ends (LF or CRLF), without a byte-order mark and without blank ones at the end of the file."""
+    return path.read_text(encoding="utf-8-sig", errors="replace").rstrip().split("\n")
 
 
 def read_table(
@@ -46,25 +63,12 @@ def read_table(
         raise DataError(f"{path} has no column '{unknown[0]}': fetch the file again, it isn't the official one.")
     if len(set(columns)) < len(columns):
         raise DataError(f"{path} names a column twice: fetch the file again, it isn't the official one.")
+    rows, at = [], [columns.index(column) for column in wanted]
     for number, line in enumerate(lines[skip:], skip + 1):
-        # pandas itself would fill a short line with blanks
-        if (found := len(line.split(sep))) != len(columns):
+        if (found := len(fields := line.split(sep))) != len(columns):
             raise DataError(f"Line {number} of {path} has {found} columns, not {len(columns)}: mend it or fetch the file again.")
-    table = pd.read_csv(
-        path,
-        sep=sep or r"\s+",
-        skiprows=skip,
-        nrows=len(lines) - skip,
-        names=columns,
-        header=None,
-        usecols=wanted,
-        index_col=False,
-        dtype=str,
-        na_filter=False,
-        quoting=csv.QUOTE_NONE,
-        encoding_errors="replace",
-    )
-    return table.set_axis(range(skip + 1, len(lines) + 1))
+        rows.append([fields[i] for i in at])
+    return pd.DataFrame(rows, range(skip + 1, len(lines) + 1), pd.Index(wanted), dtype=object)
 
 
 def numbers(path: Path, table: pd.DataFrame, columns: list[str], allowed: Collection[int] = ()) -> pd.DataFrame:
@@ -82,28 +86,33 @@ def numbers(path: Path, table: pd.DataFrame, columns: list[str], allowed: Collec
 
 
 def signature(folder: Path, files: Sequence[str]) -> str:
-    """A digest of the names and the bytes of the pictures; `DataError` tells how many aren't there, and the first.
+    """A digest of the names and the bytes of the pictures.
 
     By content, not by time or size: two folders of one name may hold pictures of the same size and time.
     """
-    if missing := [file for file in files if not (folder / file).is_file()]:
-        raise DataError(
-            f"{len(missing)} of the {len(files)} pictures that the labels list aren't in {folder}, the first is "
-            f"{missing[0]}: unpack the whole data set there, or take the lines of those pictures out of the label file."
-        )
+    return hashlib.sha256(b"".join(digests(folder, files, with_names=True))).hexdigest()
 
-    def of(file: str) -> bytes:
-        return hashlib.sha256(file.encode() + b"\0" + (folder / file).read_bytes()).digest()
 
-    with ThreadPoolExecutor() as pool:
-        return hashlib.sha256(b"".join(pool.map(of, files))).hexdigest()
+def digests(folder: Path, files: Sequence[str], with_names: bool = False) -> list[bytes]:
+    """The SHA-256 of each file's bytes, or of its name and its bytes."""
+    found = [b""] * len(files)
+
+    def work(chunk: range) -> None:
+        for i in chunk:
+            head = files[i].encode("utf-8", "surrogateescape") + b"\0" if with_names else b""
+            found[i] = hashlib.sha256(head + (folder / files[i]).read_bytes()).digest()
+
+    in_threads(work, len(files), "read")
+    return found
 
 
 def read_picture(path: Path) -> Image.Image:
-    """The picture at `path`, RGB, turned as its EXIF orientation says.
+    """The picture at `path`, RGB, turned as its EXIF orientation says; what it is by its content, whatever its name's ending.
 
-    An unreadable or truncated one raises `DataError`, and so does one of more than 8 bits a channel.
+    An unreadable or truncated one raises `DataError`, and so does one of more than 8 bits a channel, or in HEIC where the
+    package that reads it isn't installed.
     """
+    knows_heic()
     try:
         with Image.open(path) as picture:
             if picture.mode.startswith(("I", "F")):  # Pillow would clip them, at 255 of 65535 for instance
@@ -111,7 +120,29 @@ def read_picture(path: Path) -> Image.Image:
             ImageOps.exif_transpose(picture, in_place=True)
             return picture.convert("RGB")
     except (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError) as error:
+        if not knows_heic() and _is_heic(path):
+            raise DataError(
+                f"{path} is a HEIC picture, as phones take them: call pip install pillow-heif, or save it as JPEG or PNG."
+            ) from None
         raise DataError(f"{path} can't be read ({error}): fetch that picture again.") from error
+
+
+@cache
+def knows_heic() -> bool:
+    """Whether the package `pillow-heif` is installed; Pillow then reads HEIC through it."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def _is_heic(path: Path) -> bool:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        head = file.read(12)
+        return head[4:8] == b"ftyp" and head[8:] in HEIC
+    return False
 
 
 def in_threads(work: Callable[[range], None], count: int, title: str) -> None:

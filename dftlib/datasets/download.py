@@ -1,9 +1,10 @@
-"""Fetches the three data sets and the VGGFace weights from where they are published, in the layouts that the kit reads.
+"""Fetches the three data sets and two networks' weights from where they are to be had, in the layouts that the kit reads.
 
 Nothing is fetched before its terms were accepted. What an ended call leaves is in a folder `.GOAL.unfinished` beside the goal,
 and the next call goes on from there; a goal gets its own name only when it's whole.
 """
 
+import bz2
 import shutil
 import stat
 import sys
@@ -11,7 +12,6 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PureWindowsPath
 
@@ -19,6 +19,7 @@ import pooch
 import requests
 
 from dftlib.artefacts import whole
+from dftlib.datasets.sources import SOURCES, File, Source
 from dftlib.errors import DataError
 from dftlib.progress import tqdm
 
@@ -27,107 +28,42 @@ WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before another try; they begin anew with
 PIECE = 1 << 16  # bytes; at most so many are lost when an answer is cut
 PASSING = (408, 429, *range(500, 600))  # status codes that a later try may not meet again
 ACCEPTED = "accepted_terms.txt"  # in DIR: whose terms were accepted
-LFW = "vis-www.cs.umass.edu/lfw"
-LFW_MD5 = "md5:68331da3eb755a505a502b5aacb3c201"
-PUBFIG = "www.cs.columbia.edu/CAVE/databases/pubfig/download"
-CELEBA = "mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
-DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
-VGGFACE = "https://www.robots.ox.ac.uk/~albanie/models/pytorch-mcn/vgg_face_dag.pth"
-MUCT = "https://raw.githubusercontent.com/StephenMilborrow/muct/master"
-
 pooch.get_logger().setLevel("WARNING")  # it would advise to write each hash into the code
 
 
-@dataclass(frozen=True)
-class File:
-    name: str
-    goal: str  # below DIR: the file itself, or the folder that the archive holds
-    url: str
-    hash: str = ""  # ALGORITHM:HEX; empty where none is published
-
-    @property
-    def packed(self) -> bool:
-        return self.name != Path(self.goal).name
-
-
-@dataclass(frozen=True)
-class Source:
-    title: str
-    terms: str
-    stated: str  # where the terms stand
-    by_hand: str  # where a browser finds the files
-    files: tuple[File, ...]
-
-
-SOURCES = {
-    "lfw": Source(
-        "Labeled Faces in the Wild (LFW), with the attributes of Columbia University",
-        "For research on face verification; the people in its pictures, taken from the news, never consented to more.",
-        LFW,
-        f"{LFW} and {PUBFIG}",
-        (
-            File("lfw_attributes.txt", "lfw/lfw_attributes.txt", f"http://{PUBFIG}/lfw_attributes.txt"),
-            File("lfw-deepfunneled.tgz", "lfw/lfw-deepfunneled", f"http://{LFW}/lfw-deepfunneled.tgz", LFW_MD5),
-        ),
-    ),
-    "celeba": Source(
-        "CelebFaces Attributes (CelebA)",
-        "For non-commercial research only; no part of it may be copied further, published or distributed.",
-        CELEBA,
-        CELEBA,
-        # identity_CelebA.txt, which the loader takes where it is, is given by its authors on request only
-        tuple(
-            File(name, f"celeba/{name.removesuffix('.zip')}", DRIVE + key, f"md5:{md5}")
-            for name, key, md5 in (
-                ("list_attr_celeba.txt", "0B7EVK8r0v71pblRyaVFSWGxPY0U", "75e246fa4810816ffd6ee81facbd244c"),
-                ("list_eval_partition.txt", "0B7EVK8r0v71pY0NSMzRuSXJEVkk", "d32c9cbf5e040fd4025c592c306e6668"),
-                ("img_align_celeba.zip", "0B7EVK8r0v71pZjFTYXZWM3FlRnM", "00d2c5bc6d35e252742224ab0c1e8fcb"),
-            )
-        ),
-    ),
-    "muct": Source(
-        "MUCT face database",
-        "Its authors ask that none of its pictures be shown in public; subjects 000, 001, 002, 200, 201, 400, 401 and 402 alone "
-        "agreed to be shown in academic papers.",
-        "www.milbo.org/muct",
-        "github.com/StephenMilborrow/muct",
-        tuple(File(name, "muct/jpg", f"{MUCT}/{name}") for name in (f"muct-{camera}-jpg-v1.tar.gz" for camera in "abcde")),
-    ),
-    "vggface": Source(
-        "VGGFace weights of Oxford's Visual Geometry Group, converted to PyTorch",
-        "For non-commercial research only, under a Creative Commons Attribution License.",
-        "www.robots.ox.ac.uk/~vgg/software/vgg_face",
-        VGGFACE,
-        (File("vgg_face_dag.pth", "vgg_face_dag.pth", VGGFACE),),
-    ),
-}
-
-
-def download(names: Iterable[str], to: Path, agreed: bool = False) -> None:
-    """Fetches what isn't there yet of the `names` of `SOURCES`, and prints what it does, and at the end how to use it.
+def download(names: Iterable[str], to: Path, agreed: bool = False) -> list[str]:
+    """Fetches what isn't there yet of the `names` of `SOURCES`, and prints what it does, and at the end what came and its use.
 
     agreed: accept all terms without asking
-    Raises `DataError` where terms aren't accepted (then nothing is fetched), where a file can't be had or is another than the
-    published one (or, if no hash is published, than the first that came), and where an archive is damaged or unsafe.
+    Returns a sentence for each file or folder that did not come, as it can't be had, is another than the published one (or, if no
+    hash is published, than the first that came), or came in an archive that is damaged or unsafe; the others are fetched.
+    Raises `DataError` where terms aren't accepted: then nothing is fetched.
     """
     to = to.resolve()
     sources = {name: SOURCES[name] for name in names}
     for name, source in sources.items():
         _accept(name, source, to / ACCEPTED, agreed)
-    for source in sources.values():
+    missing = []
+    for name, source in sources.items():
         for goal in dict.fromkeys(file.goal for file in source.files):
-            _obtain(to / goal, [file for file in source.files if file.goal == goal], _by_hand(source, to))
-    if sets := ", ".join(name for name in sources if name != "vggface"):
+            try:
+                _obtain(to, goal, [file for file in source.files if file.goal == goal], _by_hand(source, to))
+            except DataError as error:
+                missing.append((name, f"{name} did not come: {error}"))
+    came = [name for name in sources if name not in dict(missing)]
+    if sets := ", ".join(name for name in came if not sources[name].use):
         print(f"{sets}: in {to}. With lfw, celeba and muct there: make reproduce PROFILE=small DATA={to}")
-    if "vggface" in sources:
-        print(f"vggface: in {to}. Use it in a notebook of profile 'paper' with -p weights {to / 'vgg_face_dag.pth'}")
+    for name in came:
+        if use := sources[name].use:
+            print(f"{name}: in {to}. Use it {use.format(to=to)}")
+    return [sentence for _, sentence in missing]
 
 
 def _accept(name: str, source: Source, note: Path, agreed: bool) -> None:
     """Asks once; the answer yes is remembered in `note`."""
     print(f"{source.title}. {source.terms} The terms stand at {source.stated}.")
-    accepted = note.read_text().split() if note.is_file() else []
-    if name in accepted:
+    accepted = note.read_text("utf-8").split() if note.is_file() else []
+    if name in accepted or not source.asks:
         return
     if not agreed:
         if not sys.stdin.isatty():
@@ -136,36 +72,43 @@ def _accept(name: str, source: Source, note: Path, agreed: bool) -> None:
         if sys.stdin.readline().strip().lower() not in ("yes", "y"):
             raise DataError(f"Nothing was fetched, as the terms of {name} aren't accepted: accept them, or leave {name} out.")
     with whole(note) as temporary:
-        temporary.write_text("\n".join([*accepted, name, ""]))
+        temporary.write_text("\n".join([*accepted, name, ""]), "utf-8")
 
 
 def _by_hand(source: Source, to: Path) -> str:
-    missing = [file for file in source.files if not (to / file.goal).exists()]
+    missing = [file for file in source.files if not ((to / file.goal).exists() or _needless(file, to))]
     names = ", ".join(file.name + " (to be unpacked)" * file.packed for file in missing)
     return f"fetch {names} by hand from {source.by_hand} to {(to / source.files[0].goal).parent}"
 
 
-def _obtain(goal: Path, files: list[File], by_hand: str) -> None:
+def _needless(file: File, to: Path) -> bool:
+    return bool(file.unless) and (to / file.unless).exists()
+
+
+def _obtain(to: Path, name: str, files: list[File], by_hand: str) -> None:
+    goal = to / name
     work = goal.with_name(f".{goal.name}.unfinished")
-    if goal.exists():
-        print(f"{goal} is there already and isn't fetched again.")
+    if _needless(files[0], to):
+        print(f"{to / files[0].unless} is there, so {goal.name} isn't fetched.")
+    elif goal.exists():
+        print(f"{goal} is there already and isn't fetched again: take it away to have it anew.")
     else:
         work.mkdir(parents=True, exist_ok=True)
         fetched = {goal.with_name(f"{file.name}.sha256"): file for file in files}
         paths = [_fetch(file, work, pin, by_hand) for pin, file in fetched.items()]
-        made = _unpacked(paths, work / "unpacked", goal.name, by_hand) if files[0].packed else paths[0]
+        made = _unpacked(paths, work / "unpacked" / goal.name, files[0].content, by_hand) if files[0].packed else paths[0]
         for path, (pin, file) in zip(paths, fetched.items(), strict=True):
-            if not file.hash:  # noted only now: a damaged archive must not become the standard
+            if not (file.hash or file.content):  # noted only now: a damaged archive must not become the standard
                 found = pooch.file_hash(path)
                 print(f"{file.name}: no hash is published for it; its SHA-256, {found}, is in {pin}, to check later downloads.")
                 with whole(pin) as temporary:
-                    temporary.write_text(f"{found}\n")
+                    temporary.write_text(f"{found}\n", "utf-8")
         made.rename(goal)
     shutil.rmtree(work, ignore_errors=True)
 
 
 def _fetch(file: File, work: Path, pin: Path, by_hand: str) -> Path:
-    known = file.hash or (f"sha256:{pin.read_text().strip()}" if pin.is_file() else None)
+    known = file.hash or (f"sha256:{pin.read_text('utf-8').strip()}" if pin.is_file() else None)
     downloader = partial(resume, part=work / f"{file.name}.part", checked=known is not None)
     try:
         return Path(pooch.retrieve(file.url, known, file.name, work, downloader=downloader))
@@ -211,7 +154,7 @@ def _size(path: Path) -> int:
 def _go_on(url: str, part: Path, checked: bool) -> None:
     """One answer, from where `part` ends if the server still has the same version, else from the beginning."""
     note, start = part.with_suffix(".version"), _size(part)
-    version = note.read_text() if note.is_file() else ""
+    version = note.read_text("utf-8") if note.is_file() else ""
     headers = {"Accept-Encoding": "identity"}  # compressed on the way, a byte of the answer is no byte of the file
     if start and (version or checked):
         headers |= {"Range": f"bytes={start}-"} | ({"If-Range": version} if version else {})
@@ -227,36 +170,47 @@ def _go_on(url: str, part: Path, checked: bool) -> None:
             if not goes_on:
                 start, tag = 0, answer.headers.get("ETag", "")
                 # a weak tag may stand for other bytes
-                note.write_text(tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified", ""))
+                note.write_text(tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified", ""), "utf-8")
             total = start + int(answer.headers.get("Content-Length", 0)) or None
             with tqdm(desc=part.stem, initial=start, total=total, unit="B", unit_scale=True) as bar:
                 for piece in answer.iter_content(PIECE):
                     bar.update(file.write(piece))
 
 
-def _unpacked(archives: list[Path], out: Path, name: str, by_hand: str) -> Path:
-    """The folder `name`, unpacked from all archives into `out`; one that is damaged or unsafe is deleted, for `DataError`."""
-    shutil.rmtree(out, ignore_errors=True)
+def _unpacked(archives: list[Path], made: Path, content: str, by_hand: str) -> Path:
+    """The folder `made`, or the file with this hash, unpacked from all archives; one that is damaged or unsafe is deleted, for
+    `DataError`."""
+    shutil.rmtree(made.parent, ignore_errors=True)
     for archive in archives:
         try:
-            unpack(archive, out)
-            if not (out / name).is_dir():
-                raise ValueError(f"it has no folder {name}")
+            unpack(archive, made.parent)
+            if content and f"sha256:{pooch.file_hash(made)}" != content:
+                raise ValueError(f"its {made.name} hasn't the published hash")
+            if not content and not made.is_dir():
+                raise ValueError(f"it has no folder {made.name}")
         except Exception as error:  # the readers raise whatever a damaged archive makes them stumble over
             if isinstance(error, OSError) and error.errno:
                 raise
             archive.unlink()
             raise DataError(f"{archive.name} can't be unpacked ({error}) and was deleted: call again, or {by_hand}.") from error
-    return out / name
+    return made
 
 
 def unpack(archive: Path, out: Path) -> None:
-    """Unpacks a .zip or any tar into `out`; anything but a file or folder within it raises `ValueError` or tarfile's own."""
+    """Unpacks a .zip, any tar, or one file in .bz2 into `out`.
+
+    Anything but a file or folder within it raises `ValueError` or tarfile's own.
+    """
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as packed:
             for info in tqdm(packed.infolist(), archive.name, unit="file"):
                 _check(info.filename, stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR))
                 packed.extract(info, out)
+    elif archive.suffixes[-2:] == [".dat", ".bz2"]:
+        out.mkdir(parents=True, exist_ok=True)
+        with bz2.open(archive) as packed_file, (out / archive.stem).open("wb") as file:
+            for piece in tqdm(iter(partial(packed_file.read, PIECE), b""), archive.name, unit="piece"):
+                file.write(piece)
     else:
         with tarfile.open(archive, "r|*") as stream:
             for member in tqdm(stream, archive.name, unit="file"):

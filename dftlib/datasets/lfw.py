@@ -1,17 +1,20 @@
 """Labeled Faces in the Wild, deep-funneled, with the 73 attributes of Columbia (Kumar et al., 2009).
 
-    lfw/lfw-deepfunneled/<Name>/<Name>_0001.jpg
+    lfw/lfw-deepfunneled/<Name>/<Name>_0001.jpg     or, where there is none, lfw/lfw_funneled/…
     lfw/lfw_attributes.txt
 
 The labels are a classifier's scores, above 0 for present: noisy, and the size of a score is not used.
 """
 
+import logging
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from dftlib.datasets import align, decode, splits
 from dftlib.datasets.base import ATTRIBUTES, FaceDataset
+from dftlib.datasets.files import located
 from dftlib.errors import DataError
 
 # LFW has 'Attractive' once for each sex; a picture with either of the two counts as Attractive.
@@ -21,13 +24,17 @@ COLUMNS = {a: [a] for a in ATTRIBUTES} | {"Gender": ["Male"], "Attractive": ["At
 # Of 125 x 125 pixels (the originals have 250 x 250, and the face in the same place).
 FRAME = align.framing((125, 125), face=(37.5, 43, 89.5, 91.5), crop=(36, 37, 89, 90), picture=(36, 37, 89, 90))
 
+DEEP_FUNNELED, FUNNELED = "lfw-deepfunneled", "lfw_funneled"  # the second is all that a mirror has
+
+log = logging.getLogger(__name__)
+
 
 def parse(root: Path) -> pd.DataFrame:
-    """Labels and 'subject' (the person's name), indexed by picture, relative to `lfw-deepfunneled`.
+    """Labels and 'subject' (the person's name), indexed by picture, relative to the folder of the pictures.
 
     Raises `DataError` where the label file is missing or damaged.
     """
-    path = decode.need(root, "lfw", "lfw/lfw_attributes.txt")
+    path = decode.need(root, "lfw", "lfw_attributes.txt")
     lines = decode.read_lines(path)
     # line 2 begins with '#' as if that were a column: read naively, every name stands one column too far to the left
     columns = lines[1].removeprefix("#").strip().split("\t") if len(lines) > 1 else []
@@ -46,10 +53,13 @@ def parse(root: Path) -> pd.DataFrame:
     return labels.assign(subject=person).set_axis(file)
 
 
-def load(root: Path, size: int, protocol: str, seed: int, way: str = "chip") -> FaceDataset:
+def load(root: Path, size: int, protocol: str, seed: int, way: str, padding: float) -> FaceDataset:
     table = parse(root)
-    folder = decode.need(root, "lfw", "lfw/lfw-deepfunneled")
-    files, subjects = table.index.to_numpy(str), table["subject"].to_numpy(str)
-    faces = align.pictures("lfw", folder, files.tolist(), size, way, FRAME)
+    folder = decode.need(root, "lfw", DEEP_FUNNELED, FUNNELED)
+    if folder.name == FUNNELED:
+        log.warning("LFW: %s holds the funneled pictures; the deep-funneled ones, aligned better, are not there.", folder)
+    files, subjects = located(folder, table.index.tolist()), table["subject"].to_numpy(str)
+    faces = align.pictures("lfw", folder, files, size, way, FRAME, padding)
     split = splits.split(protocol, subjects, table["Gender"].to_numpy(), seed)
-    return FaceDataset("lfw", faces.images, table[list(ATTRIBUTES)].reset_index(drop=True), subjects, split, files, faces)
+    labels = table[list(ATTRIBUTES)].reset_index(drop=True)
+    return FaceDataset("lfw", faces.images, labels, subjects, split, np.array(files), faces)

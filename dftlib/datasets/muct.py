@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from dftlib import artefacts
 from dftlib.datasets import align, decode, splits
 from dftlib.datasets.base import ATTRIBUTES, FaceDataset
+from dftlib.datasets.files import is_picture
 from dftlib.errors import DataError
 
-NAME = re.compile(r"i(\d{3})[a-z]{2}-([fm])([ng\d])\.jpg")
+NAME = re.compile(r"i(\d{3})[a-z]{2}-([fm])([ng\d])(\.[A-Za-z]+)+")
 CROPPED = 100  # pixels: a picture with a side below this is a face crop already (the originals are 480 x 640)
 
 # Of the copies of 24 x 32 pixels. Originals have the box of Viola-Jones for all three.
@@ -29,12 +30,12 @@ log = logging.getLogger(__name__)
 
 def parse(root: Path) -> pd.DataFrame:
     """Labels and 'subject', indexed by picture; no picture, or one with another name, raises `DataError`."""
-    folder = decode.need(root, "muct", "muct/jpg")
+    folder = decode.need(root, "muct", "jpg")
     rows = {}
-    for file in sorted(p.name for p in folder.glob("i*.jpg")):
+    for file in sorted(p.name for p in folder.glob("i[0-9]*") if is_picture(p)):
         if not (match := NAME.fullmatch(file)):
             raise DataError(f"{folder / file} isn't named like i000qa-fn.jpg, so it has no labels: take it away.")
-        subject, gender, glasses = match.groups()
+        subject, gender, glasses = match.groups()[:3]
         rows[file] = {"Gender": int(gender == "m"), "Eyeglasses": {"g": 1, "n": 0}.get(glasses, -1), "subject": subject}
     if not rows:
         raise DataError(f"{folder} holds no picture named like i000qa-fn.jpg: unpack the MUCT archives there.")
@@ -85,12 +86,12 @@ def face_boxes(folder: Path, files: list[str]) -> NDArray[np.float64]:
 def left_out(root: Path) -> list[str]:
     """The pictures in which Viola-Jones finds no face: they aren't part of the data set."""
     files = parse(root).index.tolist()
-    boxes = face_boxes(decode.need(root, "muct", "muct/jpg"), files)
+    boxes = face_boxes(decode.need(root, "muct", "jpg"), files)
     return [file for file, box in zip(files, boxes, strict=True) if np.isnan(box).any()]
 
 
-def load(root: Path, size: int, protocol: str, seed: int, way: str = "chip") -> FaceDataset:
-    table, folder = parse(root), decode.need(root, "muct", "muct/jpg")
+def load(root: Path, size: int, protocol: str, seed: int, way: str, padding: float) -> FaceDataset:
+    table, folder = parse(root), decode.need(root, "muct", "jpg")
     boxes = face_boxes(folder, table.index.tolist())
     found = ~np.isnan(boxes[:, 0, 0])
     if not found.any():
@@ -99,6 +100,6 @@ def load(root: Path, size: int, protocol: str, seed: int, way: str = "chip") -> 
         log.warning("MUCT: no face found in %d of %d pictures; they are left out.", (~found).sum(), len(table))
     table, boxes = table[found], boxes[found]
     files, subjects = table.index.to_numpy(str), table["subject"].to_numpy(str)
-    faces = align.pictures("muct", folder, files.tolist(), size, way, align.Framing(*boxes.transpose(1, 0, 2)))
+    faces = align.pictures("muct", folder, files.tolist(), size, way, align.Framing(*boxes.transpose(1, 0, 2)), padding)
     split = splits.split(protocol, subjects, table["Gender"].to_numpy(), seed)
     return FaceDataset("muct", faces.images, table[list(ATTRIBUTES)].reset_index(drop=True), subjects, split, files, faces)

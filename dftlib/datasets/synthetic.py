@@ -384,10 +384,12 @@ def draw(style: str, subjects: int, per_subject: int, size: int = 64, seed: int 
     return Drawn(pictures, labels, subject, _landmarks(latents, size))
 
 
-def load(style: str, size: int, seed: int, way: str = "chip", subjects: int = 500, per_subject: int = 6) -> FaceDataset:
+def load(
+    style: str, size: int, seed: int, way: str = "chip", subjects: int = 500, per_subject: int = 6, padding: float = align.PADDING
+) -> FaceDataset:
     """The set `style` with 60 % of its people in train, 20 % in val and 20 % in test.
 
-    way: 'chip' (cut around their landmarks, as `datasets.align` does), 'crop' or 'none' (as drawn)
+    way: 'chip' (cut around their landmarks, as `datasets.align` does, with this padding), 'crop' or 'none' (as drawn)
     Raises `DataError` for another way.
     """
     align.require_way(way)
@@ -396,22 +398,23 @@ def load(style: str, size: int, seed: int, way: str = "chip", subjects: int = 50
         made = draw(style, subjects, per_subject, size, seed)
         return {"pictures": made.pictures, "labels": torch.tensor(made.labels.to_numpy()), "landmarks": made.landmarks.double()}
 
-    def cut() -> dict[str, Tensor]:
-        whole = drawn["pictures"].permute(0, 2, 3, 1).contiguous().numpy()
-        chips = np.stack([align.chip(picture, p, size) for picture, p in zip(whole, points, strict=True)])
-        return {"pictures": torch.from_numpy(chips).permute(0, 3, 1, 2)}
+    def recut(rows: NDArray[np.int64], way: str, **place: float) -> Faces:
+        pictures, at, found = drawn["pictures"][rows], points[rows], np.ones(len(rows), bool)
+        if way != "chip":  # as drawn: the eyes of all three sets are in one place already, but for pose
+            return Faces(pictures.numpy(), align.eyes((at + 0.5) / size), found, recut)
+        key = {**arguments, "way": way, "padding": padding, "rows": rows.tolist(), **place}
+        cut = lambda: {"pictures": align.chips(pictures, at, size, padding, **place)}  # noqa: E731
+        chips = artefacts.tensors("synthetic", VERSION, key, cut)["pictures"]
+        return Faces(chips.numpy(), align.eyes(align.on_chip(at, size, padding, **place)), found, recut)
 
     arguments = {"style": (style, asdict(STYLES[style])), "arguments": (size, seed, subjects, per_subject)}
     drawn = artefacts.tensors("synthetic", VERSION, arguments, make)
-    points, where = drawn["landmarks"].numpy(), (drawn["landmarks"].numpy() + 0.5) / size
-    if way == "chip":  # else as drawn: the eyes of all three sets are in one place already, but for pose
-        drawn |= artefacts.tensors("synthetic", VERSION, {**arguments, "way": way}, cut)
-        where = align.on_chip(points, size)
+    points = drawn["landmarks"].numpy()
     labels = pd.DataFrame(drawn["labels"].numpy(), columns=pd.Index(ATTRIBUTES))
     people = np.array([f"{style}-{i:04d}" for i in range(subjects)])
     order = seeds.rng(style, "split", seed).permutation(subjects)
     split = np.array(["train", "val", "test"])[np.digitize(order / subjects, [0.6, 0.8])]
     files = np.array([f"{name}-{i}" for name in people for i in range(per_subject)])
     who, split = np.repeat(people, per_subject), np.repeat(split, per_subject)
-    faces = Faces(drawn["pictures"].numpy(), align.eyes(where), np.ones(len(who), bool))
+    faces = recut(np.arange(len(who)), way)
     return FaceDataset(style, faces.images, labels, who, split, files, faces)

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dftlib.datasets.base import Split
+from dftlib.datasets.base import Split, require_known
 from dftlib.metrics import classification
 from dftlib.metrics.classification import Bools, Floats
 
+FEWEST = 6  # people of a group that can show harm: five who are all worse off may still be chance (an exact test's p is 0.06)
 Answers = Tensor | NDArray[Any]  # scores n x classes, or n bools: which images are right
 
 
@@ -27,6 +28,7 @@ class Comparison:
     subjects: NDArray[np.str_]
     right: Mapping[str, Bools]  # 'before', 'after' and the baselines
     scores: Mapping[str, Floats] = field(default_factory=dict)  # of class 1, n, where there are two classes and scores
+    groups: Mapping[str, Bools] = field(default_factory=dict)  # n bools each: who else than a class must not be worse off
 
     @cached_property
     def drawn(self) -> Floats:
@@ -36,7 +38,8 @@ class Comparison:
         """The same for some of the images: n bools."""
         right = {name: correct[where] for name, correct in self.right.items()}
         scores = {name: present[where] for name, present in self.scores.items()}
-        return Comparison(self.labels[where], self.subjects[where], right, scores)
+        groups = {name: own[where] for name, own in self.groups.items()}
+        return Comparison(self.labels[where], self.subjects[where], right, scores, groups)
 
     def accuracy(self, name: str) -> float:
         """In percent."""
@@ -57,10 +60,52 @@ class Comparison:
     def rise(self) -> dict[str, float]:
         return self.over("before")
 
+    @cached_property
+    def why_not(self) -> str:
+        """Why N is not recommended, a sentence; empty where it is. Ask validation images: test images have no part in a decision.
+
+        Recommended is an N whose rise is clear of zero, under which no group and no class (of `FEWEST` people or more) has a
+        change clear below zero, and which is not behind any baseline, nor behind the most frequent class of these very labels.
+        """
+        if not self.rise["_lo"] > 0:
+            return "The gain is not clear of zero."
+        for name, where in self.everyone.items():
+            own = self.of(where)
+            if len(np.unique(own.subjects)) >= FEWEST and own.rise["_hi"] < 0:
+                was, now = own.accuracy("before"), own.accuracy("after")
+                return f"It harms {name}, which falls from {was:.1f} to {now:.1f} % right."
+        name, best = self.simplest
+        if self.accuracy("after") < best:
+            return f"It is behind a simple remedy, {name}: {self.accuracy('after'):.1f} % right against {best:.1f} %."
+        return ""
+
     @property
     def recommended(self) -> bool:
-        """Whether the rise is clear of zero. Ask it of validation images: test images have no part in a decision."""
-        return self.rise["_lo"] > 0
+        """Whether nothing speaks against N: see `why_not`."""
+        return not self.why_not
+
+    @property
+    def everyone(self) -> dict[str, Bools]:
+        """The images, n bools each, of the stated groups, and of each class that is there and none of these."""
+        classes = {f"class {k}": self.labels == k for k in np.unique(self.labels)}
+        known = list(self.groups.values())
+        return {**self.groups, **{k: own for k, own in classes.items() if not any(np.array_equal(own, group) for group in known)}}
+
+    @property
+    def simplest(self) -> tuple[str, float]:
+        """The best baseline on these very images, always naming their most frequent class among them: its name, and percent."""
+        simple = {name: self.accuracy(name) for name in self.right if name not in ("before", "after")}
+        simple["always naming the most frequent class"] = 100 * float(np.bincount(self.labels).max() / len(self.labels))
+        return max(simple.items(), key=lambda pair: pair[1])
+
+    def evidence(self) -> dict[str, Any]:
+        """What a card says of a perturbation on these images, JSON-able: `row` and the number of images, the best simple remedy,
+        and accuracies of each group and class.
+        """
+        groups = {name: where for name, where in self.everyone.items() if where.any()}
+        each = {name: {"images": int(where.sum()), **self.of(where).row()} for name, where in groups.items()}
+        remedy, best = self.simplest
+        return {"images": len(self.labels), **self.row(), "remedy": remedy, "remedy_accuracy": best, "groups": each}
 
     def row(self) -> dict[str, float]:
         """`before`, `after` and `rise` with `_lo` and `_hi` (percent), `gained` and `lost` images, and McNemar's exact p."""
@@ -93,14 +138,24 @@ class Comparison:
         return row | {"auc_rise_lo": low, "auc_rise_hi": high}
 
 
-def compare(before: Answers, after: Answers, split: Split, baselines: Mapping[str, Answers] | None = None) -> Comparison:
+def compare(
+    before: Answers,
+    after: Answers,
+    split: Split,
+    baselines: Mapping[str, Answers] | None = None,
+    groups: Mapping[str, Bools] | None = None,
+) -> Comparison:
     """What became of the images of a split: answers before, after, and under each baseline.
 
-    Each is scores n x classes (the highest counts), or n bools that say which images are right.
+    Each is scores n x classes (the highest counts), or n bools that say which images are right. `groups` are n bools each: people
+    to whom no recommended perturbation may do harm, as to no class.
     """
     labels = split.labels.cpu().numpy()
     answers = {"before": before, "after": after, **(baselines or {})}
     arrays = {name: np.asarray(given.cpu() if isinstance(given, Tensor) else given) for name, given in answers.items()}
+    for given in arrays.values():
+        if given.ndim == 2:
+            require_known(split.labels, given.shape[1])
     right = {name: given if given.ndim == 1 else given.argmax(1) == labels for name, given in arrays.items()}
     pairs = {name: given[:, 1].astype(float) for name, given in arrays.items() if given.ndim == 2 and given.shape[1] == 2}
-    return Comparison(labels, split.subjects, right, pairs)
+    return Comparison(labels, split.subjects, right, pairs, groups or {})

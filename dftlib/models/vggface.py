@@ -19,8 +19,10 @@ VGGFACE_CONVS = ("1_1", "1_2", "2_1", "2_2", "3_1", "3_2", "3_3", "4_1", "4_2", 
 class VGGFace(Backbone):
     """VGG-16 of Parkhi et al. 2015 up to the ReLU of fc7: n x 3 x 224 x 224 in [0, 1] -> n x 4096.
 
-    `weights` is the published file (keys conv1_1.weight … fc8.bias, 32 tensors). Its own check sum was never published:
-    names and shapes are checked always, and the SHA-256 of the first load is kept beside the file and compared from then on.
+    `weights` is the published file (keys conv1_1.weight … fc8.bias, 32 tensors), or holds its tensors as checkpoints do: within
+    `state_dict`, as `module.conv1_1.weight`, in half precision, with any fc8 or none (it isn't used). Its own check sum was never
+    published: names and shapes are checked always, and the SHA-256 of the first load is kept beside the file and compared from
+    then on.
     """
 
     features = 4096
@@ -30,16 +32,17 @@ class VGGFace(Backbone):
         super().__init__()
         self.register_buffer("mean", torch.tensor(VGGFACE_MEAN).view(1, 3, 1, 1))
         with torch.device("meta"):
-            self.net = tv.vgg16(weights=None, num_classes=2622)
-        self.net.load_state_dict(_vggface_state(Path(weights), self.net.state_dict()), assign=True)
+            self.net = tv.vgg16(weights=None)
         self.net.classifier = self.net.classifier[:5]
+        self.net.load_state_dict(_vggface_state(Path(weights), self.net.state_dict()), assign=True)
 
     def forward(self, images: Tensor) -> Tensor:
         return cast(Tensor, self.net((images * 255 - self.mean).to(next(self.net.parameters()).dtype)))
 
 
 def _vggface_state(path: Path, template: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The file's tensors under torchvision's names; `DataError` for a missing, changed or foreign file."""
+    """The file's tensors under torchvision's names, float32; `DataError` for a missing, changed or foreign file."""
+    remedy = f"name another file, or take this one away and call dft download vggface --to {path.parent}"
     if not path.is_file():
         raise DataError(
             f"The VGGFace weights {path} are missing: call dft download vggface --to {path.parent}, or set "
@@ -48,11 +51,12 @@ def _vggface_state(path: Path, template: dict[str, Tensor]) -> dict[str, Tensor]
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     pinned = path.with_name(path.name + ".sha256")
-    if pinned.is_file() and pinned.read_text().strip() != found:
-        raise DataError(f"{path} changed since its first use: fetch it again, or delete {pinned.name} to accept the change.")
+    if pinned.is_file() and pinned.read_text("utf-8").strip() != found:
+        raise DataError(f"{path} changed since its first use: {remedy}, or delete {pinned.name} to accept the change.")
     try:
-        loaded: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-        names = [f"conv{c}" for c in VGGFACE_CONVS] + ["fc6", "fc7", "fc8"]
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = {name.removeprefix("module."): tensor for name, tensor in loaded.get("state_dict", loaded).items()}
+        names = [f"conv{c}" for c in VGGFACE_CONVS] + ["fc6", "fc7"]
         state = {
             ours: loaded[f"{name}.{kind}"]
             for name, layer in zip(names, dict.fromkeys(k.rsplit(".", 1)[0] for k in template), strict=True)
@@ -60,15 +64,13 @@ def _vggface_state(path: Path, template: dict[str, Tensor]) -> dict[str, Tensor]
         }
     except Exception as error:  # torch's reader raises whatever a damaged file makes it stumble over, in many lines
         missing = f" (it has no {error.args[0]})" if isinstance(error, KeyError) and error.args else ""
-        raise DataError(f"{path} is not a VGGFace weight file{missing}: call dft download vggface.") from None
+        raise DataError(f"{path} is not a VGGFace weight file{missing}: {remedy}.") from None
     for name, tensor in state.items():
-        if not isinstance(tensor, Tensor):
-            raise DataError(f"{path} is not a VGGFace weight file ({name} is no tensor): call dft download vggface.")
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            raise DataError(f"{path} is not a VGGFace weight file ({name} is no tensor of floats): {remedy}.")
         if tensor.shape != template[name].shape:
-            raise DataError(
-                f"{path}: {name} has shape {tuple(tensor.shape)}, not {tuple(template[name].shape)}: call dft download vggface."
-            )
+            raise DataError(f"{path}: {name} has shape {tuple(tensor.shape)}, not {tuple(template[name].shape)}: {remedy}.")
     if not pinned.is_file():
         with whole(pinned) as temporary:
-            temporary.write_text(found + "\n")
-    return state
+            temporary.write_text(found + "\n", "utf-8")
+    return {name: tensor.float() for name, tensor in state.items()}

@@ -2,6 +2,7 @@
 
 import builtins
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -11,14 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import papermill
+from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError
+from traitlets import default
 from traitlets.config import Config
 
+from dftlib import paths
 from dftlib.artefacts import whole
 from dftlib.errors import DataError
 from dftlib.progress import VARIABLE
 
 TRANSPORT = Config({"KernelManager": {"transport_encryption": "auto"}})  # others of the machine could listen to the ports
+
+
+class OwnKernel(AsyncKernelManager):
+    """Starts this very Python, whatever else JUPYTER_PATH or the user's home has under the name python3."""
+
+    @default("kernel_spec_manager")
+    def _own(self) -> KernelSpecManager:
+        return KernelSpecManager(kernel_dirs=[])
 
 
 def execute(notebook: Path, out: Path, parameters: dict[str, Any]) -> None:
@@ -32,7 +45,10 @@ def execute(notebook: Path, out: Path, parameters: dict[str, Any]) -> None:
     try:
         with whole(out) as temporary, _lines():
             try:
-                papermill.execute_notebook(notebook, temporary, parameters, progress_bar={"mininterval": 10}, config=TRANSPORT)
+                papermill.execute_notebook(
+                    notebook, temporary, parameters, kernel_name=NATIVE_KERNEL_NAME, kernel_manager_class=OwnKernel,
+                    progress_bar={"mininterval": 10}, config=TRANSPORT,
+                )  # fmt: skip
             except PapermillExecutionError:
                 temporary.replace(stopped)
                 raise
@@ -40,22 +56,32 @@ def execute(notebook: Path, out: Path, parameters: dict[str, Any]) -> None:
         if error.ename == "DataError":
             raise DataError(error.evalue) from error
         if issubclass(getattr(builtins, error.ename, int), OSError):
-            raise DataError(f"{error.evalue}: make room, or set what names that place elsewhere, and call again.") from error
+            raise DataError(_fault(error.evalue)) from error
         raise
     stopped.unlink(missing_ok=True)
+
+
+def _fault(said: str) -> str:
+    """What an `OSError` of the kernel says, "[Errno 28] No space left on device: 'file'", with its remedy."""
+    if not (parts := re.fullmatch(r"\[Errno (\d+)\] (.*?)(?:: '(.*?)')?(?: -> .*)?", said, re.DOTALL)):
+        return f"{said}: name another place."
+    return paths.fault(OSError(int(parts[1]), parts[2], parts[3]))
 
 
 @contextmanager
 def _lines() -> Iterator[None]:
     """Shows what bars in the kernel say (`progress.Lines`), as it comes, on the error output."""
-    with tempfile.NamedTemporaryFile("r") as file:
-        os.environ[VARIABLE], ended = file.name, threading.Event()
+    with tempfile.TemporaryDirectory() as folder:  # Windows lets no second process open a NamedTemporaryFile
+        path, ended = Path(folder) / "lines", threading.Event()
+        path.touch()
+        os.environ[VARIABLE] = str(path)
 
         def show() -> None:
             last = False
-            while not last:
-                last = ended.wait(1)
-                sys.stderr.write(file.read())
+            with path.open(encoding="utf-8") as file:
+                while not last:
+                    last = ended.wait(1)
+                    sys.stderr.write(file.read())
 
         watcher = threading.Thread(target=show)
         watcher.start()

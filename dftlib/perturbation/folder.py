@@ -1,7 +1,11 @@
 """A saved perturbation added to every image of a folder."""
 
+import errno
 import hashlib
+import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
@@ -12,13 +16,14 @@ from PIL import Image
 
 from dftlib.artefacts import whole
 from dftlib.datasets.decode import read_picture
-from dftlib.datasets.folder import is_picture
+from dftlib.datasets.files import below, is_picture, named
 from dftlib.errors import DataError
+from dftlib.perturbation import card
 from dftlib.perturbation.perturbation import Perturbation
 from dftlib.progress import tqdm
 
-MARK = "perturbation.sha256"  # in the output folder: whose pictures these are
-SHOWN = 5  # skipped files named in the closing line
+# In the output folder: the perturbation's digest, then for each picture written its name and the digest of what it was made of.
+MARK = "perturbation.sha256"
 
 
 def perturbed(perturbation: Perturbation, picture: Image.Image) -> Image.Image:
@@ -31,8 +36,11 @@ def perturbed(perturbation: Perturbation, picture: Image.Image) -> Image.Image:
 
 
 def perturb_folder(path: Path, source: Path, out: Path) -> list[str]:
-    """Writes `out`/a.jpg.png for every `source`/a.jpg, and prints a closing line; returns what is wrong with unreadable ones.
+    """Writes `out`/a.jpg.png for every `source`/a.jpg, and prints a closing line; returns what is wrong with those left out.
 
+    Linked folders are looked into. A picture that is there already is made again only if the one it comes from has changed.
+    Pictures of another size are left out, unless the perturbation was fitted to resized ones. Prints the first lines of the card
+    too, and on stderr whether the pictures' levels are far from those it was fitted on.
     Raises `DataError` where `path` is no perturbation of colour pictures, `source` is no folder or holds no picture, or
     `out` is in `source` or holds anything but pictures of the same perturbation.
     """
@@ -41,54 +49,74 @@ def perturb_folder(path: Path, source: Path, out: Path) -> list[str]:
         raise DataError(f"{path} is for pictures of {len(perturbation.n)} channels, not 3: name one fitted to colour pictures.")
     if not source.is_dir():
         raise DataError(f"{source} is no folder: name the folder that holds the pictures.")
-    if out.resolve().is_relative_to(source.resolve()):
+    there = below(source)
+    if not there.folders.isdisjoint((out.resolve(), *out.resolve().parents)):
         raise DataError(f"{out} is in {source}: name an output folder outside, or its pictures would be perturbed again.")
-    files = sorted(p for p in source.rglob("*") if p.is_file())
-    pictures = [p for p in files if is_picture(p)]
-    skipped = [str(p.relative_to(source)) for p in files if not is_picture(p)]
+    pictures = [file for file in there.files if is_picture(Path(file))]
     if not pictures:
         raise DataError(f"{source} holds no picture: name a folder with files such as .jpg or .png.")
-    _claim(out, hashlib.sha256(path.read_bytes()).hexdigest())
+    made = _claim(out, hashlib.sha256(path.read_bytes()).hexdigest())
+    for line in card.head(perturbation.about):
+        print(line)
+    size = (perturbation.n.shape[2], perturbation.n.shape[1])
+    seen: list[dict[str, list[float]]] = []
+    # torch has threads of its own, and needs 20 times the memory of a photo; and one line is noted at a time
+    one_at_a_time, noting = Lock(), Lock()
 
-    one_at_a_time = Lock()  # torch has threads of its own, and needs 20 times the memory of a photo
-
-    def work(picture: Path) -> str:
-        target = out / picture.relative_to(source)
-        target = target.with_name(f"{target.name}.png")
-        if target.is_file() and target.stat().st_mtime_ns >= picture.stat().st_mtime_ns:
-            return ""
+    def work(file: str) -> str:
+        target = out / f"{file}.png"
         try:
-            read = read_picture(picture)
-        except DataError as error:
-            return str(error)
+            digest = hashlib.sha256((source / file).read_bytes()).hexdigest()
+            if made.get(file) == digest and target.is_file():
+                return ""
+            read = read_picture(source / file)
+        except (DataError, OSError) as error:
+            return str(error) if isinstance(error, DataError) else f"{source / file} can't be read ({error.strerror})."
+        if read.size != size and not perturbation.about.get("resized"):
+            found, wanted = (" x ".join(map(str, pixels)) for pixels in (read.size, size))
+            return f"{source / file} is {found} pixels, not {wanted}: cut and resize it as the pictures of the fit were."
         with one_at_a_time:
-            made = perturbed(perturbation, read)
-        with whole(target) as temporary:
-            made.save(temporary)
+            picture = perturbed(perturbation, read)
+            seen.append(card.levels(np.array(read.resize(size)).transpose(2, 0, 1)[None]))
+        try:
+            with whole(target) as temporary:
+                picture.save(temporary)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            return f"{source / file} has too long a name for one with .png behind it: shorten it."
+        with noting, (out / MARK).open("a", encoding="utf-8") as notes:
+            notes.write(f"\n{json.dumps([file, digest])}")
         return ""
 
     with ThreadPoolExecutor() as pool:
         said = list(tqdm(pool.map(work, pictures), total=len(pictures), desc="perturb", unit="picture"))
     wrong = [w for w in said if w]
-    print(f"{len(pictures) - len(wrong)} of {len(pictures)} pictures are in {out}{_left_out(skipped)}.")
-    return wrong
+    skipped = [file for file in there.files if not is_picture(Path(file))]
+    parts = [f"{len(pictures) - len(wrong)} of {len(pictures)} pictures are in {out}"]
+    parts += [f"skipped, as no picture by their names: {named(skipped)}"] * bool(skipped)
+    parts += [f"not followed, as links back to a folder above: {named(there.circles)}"] * bool(there.circles)
+    print(f"{'; '.join(parts)}.")
+    if warning := card.far(seen, perturbation.about):
+        print(warning, file=sys.stderr)
+    return wrong + [f"{source / unread} is left out." for unread in there.unread]
 
 
-def _claim(out: Path, digest: str) -> None:
-    """Marks the folder as that of one perturbation, unless it is another's."""
+def _claim(out: Path, digest: str) -> dict[str, str]:
+    """Marks the folder as that of one perturbation, unless it is another's; the digest of what each picture was made of."""
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file: name a new folder.")
     mark = out / MARK
-    if mark.is_file() and mark.read_text(errors="replace").strip() == digest:
-        return
+    first, *lines = mark.read_text("utf-8", errors="replace").split("\n") if mark.is_file() else [""]
+    if first.strip() == digest:
+        made = {}
+        for line in lines:
+            with suppress(ValueError, TypeError):  # cut, of a run that was killed
+                file, content = json.loads(line)
+                made[file] = content
+        return made
     if out.exists() and any(out.iterdir()):
         raise DataError(f"{out} holds files that aren't of this perturbation: name a new or empty folder.")
     with whole(mark) as temporary:
-        temporary.write_text(f"{digest}\n")
-
-
-def _left_out(skipped: list[str]) -> str:
-    if not skipped:
-        return ""
-    more = f" and {len(skipped) - SHOWN} more" if len(skipped) > SHOWN else ""
-    return f"; skipped, as no picture by their names: {', '.join(skipped[:SHOWN])}{more}"
+        temporary.write_text(digest, "utf-8")
+    return {}

@@ -22,16 +22,18 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from dftlib import seeds
+from dftlib.classifiers.answers import counted_wrong
 from dftlib.classifiers.base import TorchClassifier
 from dftlib.classifiers.black_box import BlackBox, optional
-from dftlib.datasets.base import Split
+from dftlib.datasets.base import Labels, Split, class_indices, require_known
 from dftlib.errors import DataError
-from dftlib.images import Pictures, to_float
+from dftlib.images import Pictures, require_range, to_float
+from dftlib.metrics.class_order import require_order
 from dftlib.metrics.comparison import compare
 from dftlib.models.backbones import ConvNet
-from dftlib.perturbation import baselines, gradient
+from dftlib.perturbation import baselines, card, gradient
 from dftlib.perturbation.box_maps import BOXES
-from dftlib.perturbation.gradient import Labels, Settings
+from dftlib.perturbation.gradient import Settings
 from dftlib.perturbation.perturbation import Perturbation
 from dftlib.perturbation.query_log import BudgetSpentError, Meter, QueryLog
 from dftlib.progress import tqdm
@@ -107,8 +109,11 @@ class Problem:
         return torch.cat([(self.under(x, n) * 255).round().byte().cpu() for x, n in self.parts(rows, c)])
 
     def loss(self, rows: Tensor, c: Tensor) -> Tensor:
-        """Asks. 1 - the score of the true class, of each image under c: equation 12 where rows sum to 1."""
-        return 1 - self.meter.scores(self.shown(rows, c)).gather(1, self.labels[rows, None])[:, 0]
+        """Asks. 1 - the score of the true class, of each image under c: equation 12 where rows sum to 1.
+
+        Without an answer it is 1: an image that never has one has no say, and none is gained by losing it.
+        """
+        return 1 - self.meter.scores(self.shown(rows, c)).gather(1, self.labels[rows, None])[:, 0].nan_to_num(0)
 
     def shuffled(self) -> Iterator[int]:
         """Rows of the images without end, each once before any twice."""
@@ -143,10 +148,12 @@ class Surrogate(nn.Module):
         return self.head(F.adaptive_avg_pool2d(self.body.maps(images), 4).flatten(1))
 
     def ask(self, rows: Tensor, c: Tensor) -> None:
-        """Asks these images under c, and keeps the answers to learn from."""
+        """Asks these images under c, and keeps the answers, where there are any, to learn from."""
         shown = self.problem.shown(rows, c)
-        answers = self.problem.meter.scores(shown).clamp_min(math.exp(-2 * LIMIT)).log()
-        self.shown.append(shown)
+        scores = self.problem.meter.scores(shown)
+        there = scores.isfinite().all(1)
+        answers = scores[there].clamp_min(math.exp(-2 * LIMIT)).log()
+        self.shown.append(shown[there])
         self.answers.append((answers - answers.mean(1, keepdim=True)).clamp(-LIMIT / 2, LIMIT / 2))
 
     def learn(self, epochs: int, rate: float) -> None:
@@ -335,12 +342,16 @@ def fit_black_box(
     new, and ends as if it had not been killed. A surrogate is trained on `device`; a TorchClassifier stays where it is.
     `about` of the result holds how it was found: `used` images of the budget, `unsteady` (the largest difference between two
     answers to one image), `rounds` (images used after each), `strength`, and on the validation images asked `val_before` and
-    `val_after`, the rise's 95 % interval `val_rise_lo` and `val_rise_hi`, in percent, and `recommended`: that is above 0.
-    Raises `DataError` for an unknown learner, a budget too small for it, and whatever the classifier and the log raise.
+    `val_after`, the rise's 95 % interval `val_rise_lo` and `val_rise_hi`, in percent, and `recommended` (`Comparison.why_not`).
+    Where the log holds answers, a few of those images are asked anew first, beyond the budget (`Meter.require_same`). Validation
+    images without an answer have no part in what `about` says; those that N leaves without one count as wrong.
+    Raises `DataError` for an unknown learner, a budget too small for it, a classifier that isn't the one in the log, and
+    whatever the classifier and the log raise; `ClassOrderError`, after the first validation images, where the answers are right
+    so seldom that the classes must stand in another order.
     """
     if isinstance(classifier, TorchClassifier):
         return gradient.fit(classifier, images, labels, val_images, val_labels, Settings(min_psnr=min_psnr), seed)
-    labels, val_labels = (gradient.class_indices(given) for given in (labels, val_labels))
+    labels, val_labels = (class_indices(given) for given in (labels, val_labels))
     learner = learner or default(query_budget)
     if learner not in LEARNERS:
         raise DataError(f"There is no learner '{learner}': choose one of {', '.join(LEARNERS)}.")
@@ -352,10 +363,12 @@ def fit_black_box(
         raise DataError("Asking costs: name a file as `query_log`, so that no answer is paid for twice.")
     if len(labels.unique()) < 2:
         raise DataError("The fitting images have one class only: a perturbation needs labelled images of each class.")
-    if (last := int(labels.max())) >= classifier.classes:
-        raise DataError(f"The labels name class {last}, but the classifier has {classifier.classes} classes: mend them.")
-    for what, others in (("validation", val_images), ("reference", reference)):
-        if others is not None and others.shape[1:] != images.shape[1:]:
+    for given in (labels, val_labels):
+        require_known(given, classifier.classes)
+    sets = {"fitting": images, "validation": val_images, "reference": images if reference is None else reference}
+    for what, others in sets.items():
+        require_range(others)
+        if others.shape[1:] != images.shape[1:]:
             raise DataError(f"The {what} images are {tuple(others.shape[1:])}, not {tuple(images.shape[1:])}: resize them.")
     draw = seeds.seed_all(seed)
     rows = torch.randperm(len(val_images), generator=draw)[: query_budget // CHECKED].sort().values.numpy()
@@ -364,20 +377,27 @@ def fit_black_box(
         raise DataError(f"{query_budget} queries and {len(val_images)} validation images are too few for a check: give {least}.")
     meter = Meter(classifier, QueryLog(query_log), query_budget)
     checked = Split(val_images, val_labels[rows], None if val_subjects is None else val_subjects[rows], rows)
+    meter.require_same(checked.images)
     before, unsteady = meter.scores(checked.images), meter.unsteady(checked.images[:REPEATED])
+    there = before.isfinite().all(1).numpy()
+    before, checked = before[there], Split(val_images, checked.labels[there], checked.subjects[there], rows[there])
+    require_order(before.argmax(1).numpy(), checked.labels.numpy(), classifier.classes)
     problem = Problem(meter, images, labels, min_psnr, draw, reference, device)
     tried = min(query_budget // (2 * CHECKED), len(images))
     c, strength, rounds = _asked(problem, LEARNERS[learner], len(rows), tried)
     if not rounds:
         raise DataError(f"A query budget of {query_budget} doesn't reach the first round of '{learner}': raise it.")
     found = Perturbation(problem.enlarged(strength * c)[0])
-    check = compare(before, meter.scores(found.apply_uint8(checked.images)), checked)
+    after = counted_wrong(meter.scores(found.apply_uint8(checked.images)), checked.labels)
+    check = compare(before, after, checked)
     meter.close()
     about = {
         "learner": learner, "budget": query_budget, "used": meter.used, "unsteady": unsteady, "rounds": rounds, "seed": seed,
         "min_psnr": min_psnr, "strength": strength,
         "val_before": check.accuracy("before"), "val_after": check.accuracy("after"),
         "val_rise_lo": check.rise["_lo"], "val_rise_hi": check.rise["_hi"], "recommended": check.recommended,
+        "why_not": check.why_not, "validation": check.evidence(), "fitted_on": card.fitted_on(images, labels),
+        "classifier": classifier.identity, **card.distortion(images[:PROBE], found.apply_uint8(images[:PROBE])),
     }  # fmt: skip
     return found.with_about(about)
 

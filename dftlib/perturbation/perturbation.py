@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dftlib.artefacts import whole
 from dftlib.errors import DataError
 from dftlib.images import Pictures, batches, require_range, to_float
+from dftlib.perturbation import card
 from dftlib.perturbation.box_maps import BOXES
 
 
@@ -94,15 +95,31 @@ class Perturbation(nn.Module):
         n = self.n.float().cpu()
         return ((n / n.abs().max().clamp_min(1e-12) + 1) * 127.5).round().to(torch.uint8)
 
+    def card(self) -> str:
+        """What is known of it, as Markdown: what it was fitted on, for whom, what it does, and whether it is recommended."""
+        return card.card(tuple(self.n.shape), self.box, self.about)
+
     def save(self, path: str | Path) -> None:
-        """Writes `path` (safetensors with its metadata) and, beside it, the picture as PNG; each whole or not at all."""
+        """Writes `path` (safetensors with its metadata) and, beside it, the picture (.png) and the card (.md); each whole or not
+        at all.
+
+        The PNG is grey where N has one channel; of two, or of more than three, each stands beside the other in grey.
+        Raises `DataError` where `path` ends in .png or .md itself.
+        """
         path = Path(path)
+        if (ending := path.suffix.lower()) in (".png", ".md"):
+            what = "picture" if ending == ".png" else "card"
+            raise DataError(f"{path} is where N's {what} goes: name a file that ends in .safetensors.")
         said = json.dumps({"box": self.box, "about": self.about}, sort_keys=True)
         n = self.n.float().cpu().contiguous()
         with whole(path) as temporary:
             save_file({"n": n}, temporary, {"perturbation": said})  # one key: several are written in any order
         with whole(path.with_suffix(".png")) as temporary:
-            Image.fromarray(self.picture().permute(1, 2, 0).numpy()).save(temporary)
+            shown = self.picture()
+            shown = shown.permute(1, 2, 0) if len(shown) == 3 else shown.transpose(0, 1).flatten(1)
+            Image.fromarray(shown.contiguous().numpy()).save(temporary)
+        with whole(path.with_suffix(".md")) as temporary:
+            temporary.write_text(self.card(), encoding="utf-8")
 
     @staticmethod
     def load(path: str | Path) -> "Perturbation":

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dftlib.classifiers.black_box import BlackBox
@@ -18,10 +19,18 @@ from dftlib.progress import tqdm
 
 IN_ONE_QUESTION = 500  # digests that one SQL statement asks for
 CHANGED = 1e-3  # two answers to one image further apart than this are two answers
+ANEW = 8  # images asked anew at the start of every run, if so many were answered before
+ANEW_LABELS = 32  # the same where answers are labels, which another classifier may well give alike
+UNANSWERED = 0.2  # share of the images asked that may be without an answer
+FEW = 8  # so many may be in any case
 
 
 class BudgetSpentError(Exception):
     """More images were about to be asked than the budget allows; none of them was."""
+
+
+class UnansweredError(DataError):
+    """Too many images are without an answer."""
 
 
 def digests(identity: str, images: Pictures) -> list[bytes]:
@@ -66,6 +75,10 @@ class QueryLog:
             self._db.execute("BEGIN")
             self._db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", rows)
 
+    def anew(self) -> int:
+        """Answers in the file to images asked anew."""
+        return int(self._rows("SELECT COUNT(*) FROM answers WHERE identity LIKE '% (anew %'")[0][0])
+
     def _rows(self, question: str, *values: Any) -> list[Any]:
         with self._usable():
             return self._db.execute(question, values).fetchall()
@@ -89,7 +102,7 @@ class Meter:
 
     def __init__(self, box: BlackBox, log: QueryLog, budget: int) -> None:
         self.box, self.log, self.budget = box, log, budget
-        self.sent = 0
+        self.sent = self._unanswered = 0
         self._seen: dict[bytes, Tensor] = {}
         self._bar = tqdm(total=budget, desc="asked", unit="image", leave=False)
 
@@ -105,9 +118,10 @@ class Meter:
         return self.budget - self.used
 
     def scores(self, images: Pictures) -> Tensor:
-        """As `Classifier.scores`; raises `BudgetSpentError`, before anything is sent, where the images cost more than is left.
+        """As `BlackBox.scores`; raises `BudgetSpentError`, before anything is sent, where the images cost more than is left.
 
-        What is answered before a failure (`DataError`) is in the log.
+        What is answered before a failure (`DataError`) is in the log. Raises `UnansweredError` where more than `UNANSWERED` of
+        all images so far (and more than `FEW`) are without an answer.
         """
         return self._asked(images, self.box.identity)
 
@@ -117,7 +131,43 @@ class Meter:
         The second answers are paid for and kept, under a name of their own.
         """
         first = self.scores(images)
-        return float((self._asked(images, f"{self.box.identity} (again)") - first).abs().max())
+        return float(_apart(self._asked(images, f"{self.box.identity} (again)"), first).max())
+
+    def require_same(self, images: Pictures) -> None:
+        """Asks some images anew whose answers are in the log; `DataError` where it's another classifier that answers now.
+
+        They are `ANEW` (`ANEW_LABELS`), or as many as there are; those that are answered otherwise are asked once more. All of
+        it is paid for, counted in `sent`, and kept under a name of its own; it isn't of the budget. An answer is another one
+        where both new ones are further from it than twice what two answers of the same classifier are apart.
+        """
+        keys = digests(self.box.identity, images)
+        known = self.log.known(self.box.identity, keys)
+        rows = sorted({key: row for row, key in enumerate(keys) if key in known}.values())
+        if not rows:
+            return
+        labels = torch.stack(list(known.values())).nan_to_num(1)
+        count = ANEW_LABELS if bool(((labels == 0) | (labels == 1)).all()) else ANEW
+        rows = [rows[i] for i in sorted({i * len(rows) // count for i in range(count)})]
+        levels, chosen = whole_levels(images[rows]), [keys[row] for row in rows]
+        old = torch.stack([known[key] for key in chosen])
+        name = f"{self.box.identity} (again)"
+        twice = dict(zip(digests(name, images), keys, strict=True))
+        again = self.log.known(name, twice)
+        pairs = [(answer, known[twice[key]]) for key, answer in again.items() if twice[key] in known]
+        steady = max([CHANGED / 2, *(float(_apart(*pair).max()) for pair in pairs)])
+        new = self._sent(levels, chosen, f"{self.box.identity} (anew {len(self.log)})")
+        others = _apart(new, old) > 2 * steady
+        if not others.any():
+            return
+        doubtful = others.nonzero()[:, 0].tolist()
+        third = self._sent(levels[doubtful], [chosen[i] for i in doubtful], f"{self.box.identity} (anew {len(self.log)})")
+        steady = max(steady, float(_apart(third, new[others]).max()))
+        changed = torch.minimum(_apart(new[others], old[others]), _apart(third, old[others]))
+        if (count := int((changed > 2 * steady).sum())) > 0:
+            raise DataError(
+                f"The classifier isn't the one whose answers {self.log.path} holds: of {len(rows)} pictures asked anew it "
+                f"answers {count} otherwise, by up to {float(changed.max()):.3f}; move that file away to begin anew."
+            )
 
     def _asked(self, images: Pictures, identity: str) -> Tensor:
         levels = whole_levels(images)
@@ -127,11 +177,30 @@ class Meter:
             raise BudgetSpentError
         found = self.log.known(identity, first)
         rows = sorted(first[key] for key in first.keys() - found.keys())
-        for some, scores in self.box.stream(levels[rows]):
-            answers = {keys[row]: answer for row, answer in zip(rows[some], scores, strict=True)}
-            self.log.add(identity, answers)
-            self.sent += len(answers)
-            found |= answers
+        if rows:
+            chosen = [keys[row] for row in rows]
+            found |= dict(zip(chosen, self._sent(levels[rows], chosen, identity), strict=True))
         self._seen |= {key: found[key] for key in first}
         self._bar.update(len(first))
+        self._unanswered += sum(bool(found[key].isnan().any()) for key in first)
+        if self._unanswered > max(FEW, UNANSWERED * self.used):
+            refusal = f" ({self.box.refusal})" if self.box.refusal else ""
+            raise UnansweredError(
+                f"The classifier gives no answer{refusal} to {self._unanswered} of {self.used} pictures, which is more than "
+                f"{100 * UNANSWERED:.0f} %: leave out those in which it finds nothing."
+            )
         return torch.stack([self._seen[key] for key in keys])
+
+    def _sent(self, levels: NDArray[np.uint8], keys: list[bytes], identity: str) -> Tensor:
+        """Sends these images, and keeps each answer as it comes."""
+        scores = torch.empty(len(keys), self.box.classes)
+        for some, part in self.box.stream(levels):
+            self.log.add(identity, dict(zip(keys[some], part, strict=True)))
+            self.sent += len(part)
+            scores[some] = part
+        return scores
+
+
+def _apart(some: Tensor, others: Tensor) -> Tensor:
+    """The largest difference between two answers in each row of scores; 1 where one is no answer."""
+    return (some.nan_to_num(-1) - others.nan_to_num(-1)).abs().amax(-1).clamp_max(1)

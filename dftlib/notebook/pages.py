@@ -1,0 +1,53 @@
+"""Executed notebooks as pages that any browser shows from the disk: nothing in them is fetched, and equations are MathML.
+
+    python -m dftlib.notebook.pages build/demo-report build/demo/*.ipynb
+
+writes a page for each, and index.html.
+"""
+
+import html
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+from latex2mathml.converter import convert
+from nbconvert import HTMLExporter
+
+from dftlib.artefacts import whole
+
+# nbconvert's own, without the scripts that it has a browser fetch
+FETCHED = ("html_head_js_requirejs", "html_head_js_mathjax", "html_head_js_mermaidjs", "jupyter_widgets")
+TEMPLATE = "{% extends 'index.html.j2' %}" + "".join(f"{{% block {name} %}}{{% endblock %}}" for name in FETCHED)
+
+
+def write_page(notebook: Path, page: Path) -> None:
+    """Writes the page of an executed notebook."""
+    read = nbformat.read(notebook, 4)
+    for cell in read.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"(\$\$?)(.+?)\1", _equation, cell.source, flags=re.DOTALL)
+    text, _ = HTMLExporter(raw_template=TEMPLATE).from_notebook_node(read, {"metadata": {"name": notebook.stem}})
+    with whole(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _equation(found: re.Match[str]) -> str:
+    return convert(found[2].strip(), display="block" if found[1] == "$$" else "inline")
+
+
+def write_report(folder: Path, notebooks: list[Path]) -> Path:
+    """Writes their pages to the folder, and the index that leads to them; returns its path."""
+    items = []
+    for notebook in notebooks:
+        write_page(notebook, folder / f"{notebook.stem}.html")
+        items.append(f'<li><a href="{html.escape(notebook.stem)}.html">{html.escape(notebook.stem.replace("_", " "))}</a>')
+    title = f"Data fine-tuning: {html.escape(folder.name.removesuffix('-report'))}"
+    with whole(index := folder / "index.html") as temporary:
+        start = f'<!doctype html><meta charset="utf-8"><title>{title}</title><h1>{title}</h1>'
+        temporary.write_text(f"{start}<ul>{''.join(items)}</ul>\n", encoding="utf-8")
+    return index
+
+
+if __name__ == "__main__":
+    print(f"Done: {write_report(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])}")
