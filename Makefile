@@ -6,8 +6,21 @@ PYTHON ?= python3
 JOBS ?= 2
 TORCH_INDEX ?=
 BIN := .venv/bin
-SHELL := /bin/bash -o pipefail
 
+# Recipes read what a user writes as "$$DATA": make pastes nothing into a command, so quotes, blanks and $ stay what they are.
+export DATA PROFILE PYTHON TORCH_INDEX
+PROFILES := $(patsubst notebooks/profiles/%.yaml,%,$(sort $(wildcard notebooks/profiles/*.yaml)))
+ifneq ($(words $(PROFILE))$(filter $(PROFILE),$(PROFILES)),1$(PROFILE))
+$(error There is no profile '$(PROFILE)': choose one of $(PROFILES), or write it in notebooks/profiles)
+endif
+
+# What other packages write for themselves goes to the cache, not to the user's home; kernels are those of .venv.
+CACHE := $(or $(DFT_CACHE),$(CURDIR)/.cache)
+export MPLCONFIGDIR := $(CACHE)/matplotlib
+export IPYTHONDIR := $(CACHE)/ipython
+export JUPYTER_PREFER_ENV_PATH := 1
+unexport JUPYTER_PATH
+export ORT_DISABLE_TELEMETRY := 1
 export PYTHONHASHSEED := 0
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -22,10 +35,13 @@ CODE := $(shell find dftlib -name '*.py')
 .PHONY: reproduce executed install test test-all lowest bench gpu report browser lab notebooks clean
 .DELETE_ON_ERROR:
 
+# The weights of a face identity network, 100 MB, only for a profile that needs them.
+NEEDED := .venv/installed $(if $(shell grep -s '^backbone: dlib_face' notebooks/profiles/$(PROFILE).yaml),.venv/face)
+
 # JOBS notebooks at a time, each on its part of the cores: faster than one notebook on all of them. They share the cache.
-reproduce: .venv/installed
-	@threads=$$(( $$(getconf _NPROCESSORS_ONLN) / $(JOBS) )); \
-		export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(( threads > 1 ? threads : 1 ))}; \
+reproduce: $(NEEDED)
+	@threads=$$($(BIN)/python -c 'import os; print(max(1, (os.cpu_count() or 1) // $(JOBS)))'); \
+		export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$threads}; \
 		$(MAKE) --no-print-directory -j $(JOBS) $(if $(filter demo,$(PROFILE)),build/demo/glance) executed
 	@echo "Done: results/$(PROFILE), figures/$(PROFILE); executed notebooks in build/$(PROFILE)."
 
@@ -42,23 +58,27 @@ install: .venv/installed
 PIP_INSTALL := install --quiet --no-compile --constraint requirements.lock
 
 .venv/installed: pyproject.toml setup.py requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11.4 or newer is needed: make PYTHON=python3.11 ..." if sys.version_info < (3, 11, 4) else 0)'
+	@"$$PYTHON" -c 'import sys; sys.exit("Python 3.11.4 or newer is needed: make PYTHON=python3.11 ..." if sys.version_info < (3, 11, 4) else 0)'
 	@if [ -e .venv/unfinished ]; then rm -rf .venv; fi  # a killed installation may lack anything
 	@mkdir -p .venv && touch .venv/unfinished
-	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(if $(TORCH_INDEX),$(BIN)/pip $(PIP_INSTALL) --no-deps --index-url '$(TORCH_INDEX)' torch torchvision)
+	test -x $(BIN)/pip || "$$PYTHON" -m venv .venv
+	$(if $(TORCH_INDEX),$(BIN)/pip $(PIP_INSTALL) --no-deps --index-url "$$TORCH_INDEX" torch torchvision)
 	$(BIN)/pip $(PIP_INSTALL) setuptools
 	$(BIN)/pip $(PIP_INSTALL) --no-build-isolation --editable '.[kit,blackbox,test]'
 	@mv .venv/unfinished $@ && touch $@
 
+.venv/face: pyproject.toml requirements.lock | .venv/installed
+	$(BIN)/pip $(PIP_INSTALL) --no-build-isolation --editable '.[face]'
+	@touch $@
+
 # The README's figure, first of all: who has just installed the kit sees within a minute what it is about.
 build/demo/glance: notebooks/profiles/demo.yaml $(CODE) | .venv/installed
-	@$(BIN)/dft glance && mkdir -p $(@D) && touch $@
+	@DFT_PREFIX=glance $(BIN)/dft glance && mkdir -p $(@D) && touch $@
 
-build/$(PROFILE)/%.ipynb: notebooks/%.ipynb $(wildcard notebooks/profiles/$(PROFILE).yaml) $(CODE) | .venv/installed
+build/$(PROFILE)/%.ipynb: notebooks/%.ipynb $(wildcard notebooks/profiles/$(PROFILE).yaml) $(CODE) | $(NEEDED)
 	@echo "$*: begun"
-	@$(BIN)/dft run $< --out $@ -f notebooks/profiles/$(PROFILE).yaml \
-		$(if $(DATA),-r data_root '$(abspath $(DATA))') 2>&1 | stdbuf -oL tr '\r' '\n' | sed -u 's/^/$*: /'
+	@DFT_PREFIX="$*" $(BIN)/dft run $< --out $@ -f notebooks/profiles/$(PROFILE).yaml \
+		$(if $(DATA),-r data_root "$$DATA")
 
 # `make test`: what isn't marked slow, and those notebooks against their stored outputs whose work `make reproduce` has put into
 # the cache. `make test-all`: everything, from nothing too.
@@ -72,12 +92,12 @@ test test-all: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(TIER)
-	OMP_NUM_THREADS=1 DFT_OUTPUT=$(CURDIR)/build/test $(BIN)/pytest -n 2 --dist loadfile \
+	OMP_NUM_THREADS=1 DFT_OUTPUT="$$PWD/build/test" $(BIN)/pytest -n 2 --dist loadfile \
 		--nbval --nbval-current-env --nbval-cell-timeout=900 $(COMPARED)
 
 # Notebook 03 as a processor with few vector instructions computes it: its checks must hold there too.
 lowest: .venv/installed
-	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 DFT_CACHE=$(CURDIR)/build/lowest/cache DFT_OUTPUT=$(CURDIR)/build/lowest \
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 DFT_CACHE=build/lowest/cache DFT_OUTPUT=build/lowest \
 		$(BIN)/dft run $(filter notebooks/03_%,$(NOTEBOOKS)) --out build/lowest/03.ipynb -f notebooks/profiles/demo.yaml
 
 # Measures this machine, on a GPU where there is one: results/benchmarks/MACHINE.csv and figures. Not with -j: it would measure that.
@@ -92,22 +112,22 @@ build/bench/pass_score.csv: tests/test_similarity.py
 
 build/bench/%.csv: tests/benchmarks/%.py tests/benchmarks/timing.py $(CODE) | .venv/installed
 	@echo "== $*"
-	$(if $(DATA),DFT_DATA='$(abspath $(DATA))') $(if $(filter $@,$(PEERS)),build/peers,.venv)/bin/python $< --csv $@
+	$(if $(DATA),DFT_DATA="$$DATA") $(if $(filter $@,$(PEERS)),build/peers,.venv)/bin/python $< --csv $@
 
 $(PEERS): | build/peers/installed
 
 build/peers/installed: pyproject.toml requirements.lock tests/benchmarks/peers.txt | .venv/installed
-	test -x build/peers/bin/python || $(PYTHON) -m venv build/peers
+	test -x build/peers/bin/python || "$$PYTHON" -m venv build/peers
 	build/peers/bin/pip $(PIP_INSTALL) --editable '.[kit,blackbox]'
 	build/peers/bin/pip install --quiet --no-compile --no-deps --requirement tests/benchmarks/peers.txt
 	@touch $@
 
 # On any machine with a CUDA card, in six minutes, offline: installs nothing, and takes the first python that has torch.
 gpu:
-	@for python in '$(PYTHON)' $(BIN)/python; do \
-		if $$python -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("torch"))' 2>/dev/null; then \
-			exec $$python tests/benchmarks/gpu.py --csv results/benchmarks/GPU.csv $(if $(DATA),--data '$(abspath $(DATA))'); fi; done; \
-		echo "Neither $(PYTHON) nor $(BIN)/python has torch: name one that has, as in make gpu PYTHON=python3.12." >&2; exit 2
+	@for python in "$$PYTHON" $(BIN)/python; do \
+		if "$$python" -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("torch"))' 2>/dev/null; then \
+			exec "$$python" tests/benchmarks/gpu.py --csv results/benchmarks/GPU.csv $(if $(DATA),--data "$$DATA"); fi; done; \
+		echo "Neither $$PYTHON nor $(BIN)/python has torch: name one that has, as in make gpu PYTHON=python3.12." >&2; exit 2
 
 # Accepts new numbers: writes results/demo anew, then stores in the notebooks the outputs that compare with them.
 notebooks: .venv/installed
@@ -115,21 +135,19 @@ notebooks: .venv/installed
 	DFT_ACCEPT=1 $(MAKE) reproduce
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace $(NOTEBOOKS)
 
-# Executed notebooks as pages that any browser shows from the disk (equations need a network), and an index of them.
+# Executed notebooks as pages that any browser shows from the disk, offline, and an index of them.
 report: reproduce
-	@$(BIN)/jupyter nbconvert --log-level ERROR --to html --output-dir build/$(PROFILE)-report $(sort $(EXECUTED))
-	@{ echo '<!doctype html><meta charset="utf-8"><title>Data fine-tuning: $(PROFILE)</title><h1>Profile $(PROFILE)</h1><ul>'; \
-		for page in $(notdir $(basename $(sort $(EXECUTED)))); do echo "<li><a href=\"$$page.html\">$${page//_/ }</a>"; done; \
-		echo '</ul>'; } > build/$(PROFILE)-report/index.html
-	@echo "Done: build/$(PROFILE)-report/index.html"
+	@$(BIN)/python -m dftlib.notebook.pages build/$(PROFILE)-report $(sort $(EXECUTED))
 
 # Runs every notebook in a real JupyterLab, in headless Chromium (an installed one, else Playwright's), and takes screenshots.
 browser: .venv/installed
 	$(BIN)/pip $(PIP_INSTALL) --no-build-isolation --editable '.[browser]'
 	$(BIN)/python tests/browser.py
 
+# Without what JupyterLab does on its own account: asking for updates, news and extensions, and looking for language servers.
 lab: .venv/installed
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None \
+		--LabApp.extension_manager=readonly --LanguageServerManager.autodetect=False notebooks
 
 clean:
 	rm -rf build .cache

@@ -35,6 +35,10 @@ def jupyter_lab(folder: Path) -> Iterator[str]:
         "--allow-root",
         f"--ServerApp.root_dir={folder}",
         "--ServerApp.port_retries=0",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.news_url=None",
+        "--LabApp.extension_manager=readonly",
+        "--LanguageServerManager.autodetect=False",
     ]
     with (folder / "jupyter.log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log, cwd=folder) as server:
         try:

@@ -74,8 +74,8 @@ def vggface_file(scratch: Path) -> Path:
 def few_faces(scratch: Path) -> Iterator[Lab]:
     """The profile `demo` on 120 faces a set, with fits that take a second: paths are tested, not accuracies."""
 
-    def few(name: str, root: str, size: int, protocol: str, seed: int, way: str) -> FaceDataset:
-        return synthetic.load(name, size, seed, way, subjects=60, per_subject=2)
+    def few(name: str, root: str, size: int, protocol: str, seed: int, way: str, padding: float) -> FaceDataset:
+        return synthetic.load(name, size, seed, way, subjects=60, per_subject=2, padding=padding)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lab, "load_dataset", few)

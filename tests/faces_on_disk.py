@@ -23,6 +23,9 @@ LFW_COLUMNS = (
 LFW_PEOPLE = tuple(f"{first} {last}" for first in ("Ann", "Bo", "Cy", "Di") for last in ("O'Hara", "de la Cruz", "Yi"))
 
 
+HEIC = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf" + bytes(100)  # how such a file begins
+
+
 def noise(path: Path, width: int, height: int, seed: int = 0) -> None:
     """A JPEG with a colour ramp under the noise, so that crop and channel order show."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,6 +65,21 @@ def celeba(root: Path, count: int = 20, ends: str = "\r\n") -> Path:
     write(folder / "list_attr_celeba.txt", [str(count), " ".join(columns) + " ", *rows], ends)
     write(folder / "list_eval_partition.txt", [f"{f} {max(i % 5 - 2, 0)}" for i, f in enumerate(files)], ends)
     return root
+
+
+def kaggle(root: Path) -> None:
+    """Brings LFW's and CelebA's folders below `root` into the layout in which Kaggle has them."""
+    for folder in (root / "lfw" / "lfw-deepfunneled", root / "celeba" / "img_align_celeba"):
+        if folder.exists():
+            inner = folder.rename(folder.with_name("inner"))
+            folder.mkdir()
+            inner.rename(folder / folder.name)
+    for path, first in {"list_attr_celeba": 1, "list_eval_partition": 0}.items():
+        text = (root / "celeba" / f"{path}.txt").read_text().splitlines()
+        (root / "celeba" / f"{path}.txt").unlink()
+        rows = [",".join(line.split()) for line in text[first:]]
+        rows = [f"image_id,{rows[0]}", *rows[1:]] if first else ["image_id,partition", *rows]
+        write(root / "celeba" / f"{path}.csv", rows)
 
 
 def muct(root: Path, people: int = 10, width: int = 24, height: int = 32) -> Path:

@@ -287,8 +287,10 @@ def test_each_picture_may_have_its_own_place(tmp_path: Path, monkeypatch: pytest
     assert found.detected.tolist() == [False, True, False, False]
 
 
-@pytest.mark.parametrize("way", align.WAYS)
-def test_a_marker_is_where_the_eye_is_said_to_be(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("way", "padding"), [("chip", 0.2), ("chip", 0.25), ("crop", 0.2), ("none", 0.2)])
+def test_a_marker_is_where_the_eye_is_said_to_be(
+    tmp_path: Path, way: str, padding: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A spot at the left eye, in pictures cut each way, one of them with boxes that reach beyond it."""
     random = np.random.default_rng(0)
     points = np.stack([landmarks_of(random, 60, 100) for _ in range(4)])
@@ -298,7 +300,7 @@ def test_a_marker_is_where_the_eye_is_said_to_be(tmp_path: Path, way: str, monke
     known = iter(points)
     monkeypatch.setattr(align, "find", lambda picture, box: (next(known), True))  # one thread goes through so few in order
     frame = Framing(FACE, np.array([0.2, 0.1, 0.8, 0.9]), np.array([-0.1, 0.1, 0.7, 1.2]))
-    faces = align.pictures("any", tmp_path, files, 100, way, frame)
+    faces = align.pictures("any", tmp_path, files, 100, way, frame, padding)
     for image, eyes in zip(faces.images, faces.eyes, strict=True):
         np.testing.assert_allclose((centre(image.transpose(1, 2, 0)) + 0.5) / 100, eyes[0], atol=2e-3)
 

@@ -13,8 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import dftlib
 import dftlib._torchvision  # before torchvision itself
-from dftlib import DataError, Perturbation, Settings, TorchClassifier, fit, images
+from dftlib import DataError, Perturbation, Settings, Split, TorchClassifier, compare, fit, fit_black_box, images
 from dftlib.classifiers import base
+from dftlib.classifiers.black_box import CallableClassifier
+from dftlib.datasets.base import class_indices
 from dftlib.perturbation import box_maps, gradient, perturbation
 
 SIDE = 8
@@ -148,28 +150,60 @@ def test_the_users_network_stays_as_it_is(fast: torch.dtype) -> None:
     assert not net.training
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool, "numpy"])
-def test_labels_of_any_integer_type(dtype: Any) -> None:
+KINDS = [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool, np.int8, np.uint16, np.uint64, np.bool_]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_labels_of_any_integer_type(kind: Any) -> None:
+    """As n, or n x 1, for `fit` and for `compare`."""
     x, y, val, val_y = DATA
     model = TorchClassifier(Brighter())
-    wanted = fit(model, *DATA, Settings(steps=8))
-    given: Any = (y.numpy().astype(np.uint8), val_y.numpy()) if dtype == "numpy" else (y.to(dtype), val_y.to(dtype))
-    assert torch.equal(fit(model, x, given[0], val, given[1], Settings(steps=8)).n, wanted.n)
+    wanted = fit(model, *DATA, Settings(steps=4))
+    one, other = (t.to(kind) if isinstance(kind, torch.dtype) else t.numpy().astype(kind) for t in (y, val_y))
+    assert torch.equal(fit(model, x, one, val, other[:, None], Settings(steps=4)).n, wanted.n)
+    before, after = model.scores(val), model.scores(wanted.apply(val))
+    rows = [compare(before, after, Split(val, labels)).row() for labels in (val_y, other, other[:, None])]
+    assert rows[0] == rows[1] == rows[2]
+
+
+def test_a_black_box_takes_the_same_labels(tmp_path: Any) -> None:
+    """All that are taken get as far as the budget."""
+    x, y, val, val_y = DATA
+    box = CallableClassifier(lambda pictures: np.full((len(pictures), 2), 0.5), identity="undecided")
+    given: list[tuple[Any, Any]] = [(y, val_y), (y.numpy().astype(bool)[:, None], val_y.to(torch.int8))]
+    wrong: list[tuple[Any, Any]] = [(y + 1, val_y), (y, val_y + 1), (2 * y - 1, val_y)]
+    for cases, words in ((given, "too few for a check"), (wrong, "A label is")):
+        for labels, val_labels in cases:
+            with pytest.raises(DataError, match=words):
+                fit_black_box(box, x, labels, val, val_labels, query_budget=1, query_log=tmp_path / "answers.db")
 
 
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (DATA[1].float(), "give integers"),
+        (DATA[1].float(), "return_inverse"),
+        (np.array(["f", "m"])[DATA[1]], "return_inverse"),
         (DATA[1] - 1, "leave out images whose class isn't known"),
-        (DATA[1] + 1, "A label is 2, but the classifier has 2 classes"),
+        (2 * DATA[1] - 1, r"\(labels \+ 1\) // 2 of -1 and \+1"),
+        (DATA[1] + 1, "A label is 2, but the classifier has 2 classes, counted from 0: give labels - 1"),
         (DATA[1][:7], "n labels"),
-        (DATA[1][:, None], "give integers"),
+        (torch.eye(2, dtype=torch.int64)[DATA[1]], r"labels.argmax\(1\)"),
     ],
+    ids=["floats", "words", "unknown", "-1 and +1", "1 and 2", "too few", "one-hot"],
 )
-def test_labels_that_make_no_sense_are_refused(labels: Tensor, words: str) -> None:
+def test_labels_whose_meaning_isnt_certain_are_refused(labels: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
         fit(TorchClassifier(Brighter()), DATA[0], labels, *DATA[2:], QUICK)
+    if words != "n labels":
+        with pytest.raises(DataError, match=words):
+            compare(torch.zeros(len(labels), 2), torch.zeros(len(labels), 2), Split(DATA[0], labels))
+
+
+def test_a_refused_label_is_taken_as_the_sentence_says() -> None:
+    y = DATA[1]
+    said: list[Any] = [np.unique(np.array(["f", "m"])[y], return_inverse=True)[1], (2 * y - 1 + 1) // 2, (y + 1) - 1]
+    for labels in (*said, torch.eye(2, dtype=torch.int64)[y].argmax(1), np.unique(y.double(), return_inverse=True)[1]):
+        assert torch.equal(class_indices(labels), y)
 
 
 N = Perturbation(0.3 * torch.randn(3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)))

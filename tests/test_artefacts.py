@@ -64,6 +64,13 @@ def test_whole_writes_all(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o644
 
 
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path: Path) -> None:
+    for name in ("x" * 251 + ".txt", "x." + "y" * 253):
+        with artefacts.whole(tmp_path / name) as temporary:
+            temporary.write_text("content")
+        assert (tmp_path / name).read_text() == "content"
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_whole_writes_nothing_after_a_failure(tmp_path: Path, error: type[BaseException]) -> None:
     def write(path: Path) -> None:

@@ -20,8 +20,8 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DFT_DATA", raising=False)
 
 
-def test_the_three_profiles_are_there() -> None:
-    assert {"demo", "small", "paper"} <= set(PROFILES)
+def test_the_four_profiles_are_there() -> None:
+    assert {"demo", "identity", "small", "paper"} <= set(PROFILES)
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -65,7 +65,7 @@ def test_an_unknown_parameter_lists_the_known_ones() -> None:
 
 
 def test_an_unknown_profile_lists_the_known_ones() -> None:
-    with pytest.raises(DataError, match="no profile 'dmeo': choose one of demo, paper, small"):
+    with pytest.raises(DataError, match="no profile 'dmeo': choose one of demo, identity, paper, small"):
         load_profile("dmeo")
 
 

@@ -48,7 +48,7 @@ def test_a_data_set_is_added_as_it_says(tmp_path: Path) -> None:
 def test_each_part_is_short_and_names_what_is_in_the_code() -> None:
     parts = dict(re.findall(r"^## (.*)\n((?:(?!^## ).*\n)*)", TEXT, re.MULTILINE))
     assert list(parts) == ["A data set", "A backbone", "A classifier", "A notebook"]
-    for name in ("FROM_DISK", "Backbone", "makers", "BlackBox", "_answer", "as_scores", "load_classifier", "SOURCES"):
+    for name in ("FROM_DISK", "Backbone", "KINDS", "BlackBox", "_answer", "as_scores", "load_classifier", "SOURCES"):
         assert f"{name}" in TEXT
         assert any(re.search(rf"\b{name}\b", path.read_text()) for path in (ROOT / "dftlib").rglob("*.py"))
     assert all(len(part.splitlines()) <= 12 for name, part in parts.items() if name != "A data set")

@@ -135,6 +135,20 @@ def controls() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def misplaced() -> pd.DataFrame:
+    cuts = [("moved", f"{n} % {way}") for n in (20, 10) for way in ("up", "down")] + [("moved", "in place")]
+    cuts += [("scaled", f"{s:g} x") for s in (0.75, 1, 1.25, 1.5)] + [("other", "usual crop"), ("other", "whole picture")]
+    rows = [
+        {"attribute": a, "data": d, "model": m, "change": change, "cut": cut, "trivial": 60.0}
+        | {"middle": 50.0, "line": 30.0 + 2 * i, "distance": 38.0 - i}
+        | limits(70 - i, 3, "before") | limits(72 - i, 3, "threshold") | limits(88 - i, 2)
+        | limits(91, 2, "aligned") | limits(93, 2, "aligned_after")
+        for a, d, m in CELLS[:2]
+        for i, (change, cut) in enumerate(cuts)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def card() -> pd.DataFrame:
     rows = [
         {"table": t, "attribute": a, "data": "lfw", "model": "celeba", "published_rise": 20.0 - i, "sign_agrees": i > 0}
@@ -225,6 +239,11 @@ FIGURES: dict[str, tuple[Callable[[str], Figure], set[str]]] = {
     "controls": (
         lambda note: studies.controls(controls(), note),
         {"Gender: muct by celeba", "colour threshold", "+10.0", "accuracy under N less the control's (points)"},
+    ),
+    "misplaced": (
+        lambda note: studies.misplaced(misplaced(), note),
+        {"20 % up", "in place", "1.5 x", "whole\npicture", "as they are", "aligned, and N", "Gender: muct by celeba"}
+        | {"crop moved, share of its width", "accuracy on test pictures (%)"},
     ),
     "scorecard": (
         lambda note: studies.scorecard(card(), note),

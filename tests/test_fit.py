@@ -145,7 +145,7 @@ def test_the_command_fits_the_same_under_torchrun_and_a_notebook_finds_the_fit(
         said = f"{100 * max(before, after):.1f} % of the validation images right, {100 * before:.1f} % without N "
         assert done.stdout.count(f"{out}: {said}(round {int(after > before)} of 1).\n") == 1
         kept = list((cache / "perturbations").iterdir())
-        assert sorted(p.suffix for p in kept) == [".png", ".safetensors"]
+        assert sorted(p.suffix for p in kept) == [".md", ".png", ".safetensors"]
         assert len(list((cache / "classifiers").iterdir())) == 1
     torch.testing.assert_close(found[0].n, found[1].n, rtol=0, atol=1e-5)
 

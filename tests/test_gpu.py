@@ -27,6 +27,7 @@ from dftlib.cli import common
 from dftlib.errors import DataError
 from dftlib.models import dlib_files
 from dftlib.paths import ROOT
+from dftlib.perturbation import gradient
 from dftlib.perturbation.gradient import Settings, fit
 from dftlib.perturbation.perturbation import Perturbation
 
@@ -121,3 +122,45 @@ def test_a_card_finds_and_applies_what_the_processor_does() -> None:
     many = torch.zeros(200_000, 3, 16, 16, dtype=torch.uint8, device="cuda")
     n.apply_uint8(many)
     assert torch.cuda.max_memory_allocated() - before < 2.5 * many.numel()  # in, out, and a batch of floats
+
+
+class Looking(nn.Module):
+    """A network that looks at a value on its way, which no graph can record."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.net(images)
+        return found if found.sum().item() < float("inf") else -found
+
+
+@pytest.mark.gpu
+@needs_card
+@pytest.mark.parametrize("balance", [False, True])
+def test_a_recorded_step_is_the_step(balance: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randint(0, 256, (60, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    labels = (torch.arange(60) % 3 == 0).long()
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 5, 2), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    settings = Settings(steps=0, epochs=3, batch_size=25, balance=balance)  # a last batch of ten has a graph of its own
+    replays: list[None] = []
+    replay = torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: replays.append(replay(graph)))
+
+    def found(network: nn.Module) -> torch.Tensor:
+        start = torch.full((3, 16, 16), 0.01)
+        fitted = fit(TorchClassifier(network, torch.device("cuda")), images, labels, images, labels, settings, start=start)
+        assert [h["loss"] > 0 for h in fitted.about["history"]] == [True] * 3
+        return torch.tensor([h["loss"] for h in fitted.about["history"]])
+
+    recorded = found(net)
+    assert len(replays) == 9
+    looking = found(Looking(net))
+    assert len(replays) == 9
+    monkeypatch.setattr(gradient, "Graphed", lambda function: function)
+    plain = found(net)
+    assert len(replays) == 9
+    torch.testing.assert_close(recorded, plain, rtol=1e-5, atol=0)
+    torch.testing.assert_close(looking, plain, rtol=1e-5, atol=0)

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dftlib.classifiers.answers import Reading
 from dftlib.classifiers.black_box import BlackBox, CallableClassifier
 from dftlib.errors import DataError
 from dftlib.images import Pictures
-from dftlib.perturbation.query_log import BudgetSpentError, Meter, QueryLog
+from dftlib.perturbation.query_log import ANEW, ANEW_LABELS, BudgetSpentError, Meter, QueryLog, UnansweredError
 
 
 def answered(rows: range, seed: int = 0) -> dict[bytes, Tensor]:
@@ -222,7 +223,7 @@ class Backwards(BlackBox):
     """Answers the last pictures first, as a service with parallel requests may."""
 
     def __init__(self) -> None:
-        super().__init__("It", "backwards", 2, 2, False)
+        super().__init__("It", "backwards", Reading(2), 2)
 
     def stream(self, images: Pictures) -> Iterator[tuple[slice, Tensor]]:
         for rows in reversed(list(self._slices(images))):
@@ -275,3 +276,127 @@ def test_a_steady_box_is_steady(tmp_path: Path) -> None:
     meter = Meter(counter.box, QueryLog(tmp_path / "log.db"), 8)
     assert meter.unsteady(picture(1, 2, 3)) == 0
     assert sorted(counter.sent) == [1, 1, 2, 2, 3, 3]
+
+
+# ---- another classifier under the same name
+
+SHADES = range(10, 90)
+
+
+def journaled(tmp_path: Path, ask: Ask, twice: int = 0) -> None:
+    """A log of answers to all shades; the first so many are asked twice."""
+    meter = Meter(Counter(ask).box, QueryLog(tmp_path / "log.db"), 200)
+    meter.scores(picture(*SHADES))
+    if twice:
+        meter.unsteady(picture(*SHADES[:twice]))
+
+
+def asked_anew(tmp_path: Path, ask: Ask) -> list[int]:
+    """The shades that are sent to see whether this is the classifier of the log."""
+    counter = Counter(ask)
+    meter = Meter(counter.box, QueryLog(tmp_path / "log.db"), 200)
+    meter.require_same(picture(*SHADES, 7, 8))
+    assert meter.used == 0
+    assert meter.sent == len(counter.sent) == QueryLog(tmp_path / "log.db").anew()
+    return counter.sent
+
+
+def labelled(pictures: NDArray[np.uint8]) -> Any:
+    return (pictures.mean((1, 2, 3)) > 50).astype(int)
+
+
+def test_the_same_classifier_is_asked_a_few_anew(tmp_path: Path) -> None:
+    assert asked_anew(tmp_path, brightness) == []  # nothing is known yet
+    journaled(tmp_path, brightness)
+    sent = asked_anew(tmp_path, brightness)
+    assert len(sent) == len(set(sent)) == ANEW >= 8
+    assert min(sent) < 20
+    assert max(sent) > 75  # from all over
+
+
+def test_one_that_tells_labels_is_asked_more(tmp_path: Path) -> None:
+    journaled(tmp_path, labelled)
+    assert len(asked_anew(tmp_path, labelled)) == ANEW_LABELS
+
+
+CHANGED = (
+    r"isn't the one whose answers .*log\.db holds: of \d+ pictures asked anew it answers \d+ otherwise, .*move that file away"
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (brightness, lambda pictures: brightness(pictures) + 0.01),
+        (brightness, lambda pictures: np.where(pictures.mean((1, 2, 3)) > 60, 0.9, brightness(pictures))),
+        (labelled, lambda pictures: (pictures.mean((1, 2, 3)) > 55).astype(int)),
+        (brightness, lambda pictures: [None] * len(pictures)),
+        (brightness, labelled),
+    ],
+)
+@pytest.mark.parametrize("twice", [0, 8])
+def test_another_classifier_is_refused_and_the_remedy_works(tmp_path: Path, before: Ask, after: Ask, twice: int) -> None:
+    journaled(tmp_path, before, twice)
+    with pytest.raises(DataError, match=CHANGED):
+        asked_anew(tmp_path, after)
+    (tmp_path / "log.db").rename(tmp_path / "away.db")
+    assert asked_anew(tmp_path, after) == []
+
+
+@pytest.mark.parametrize("twice", [0, 8])
+@pytest.mark.parametrize("seed", range(5))
+def test_one_that_changes_its_answers_all_the_time_is_no_other_one(tmp_path: Path, twice: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+
+    def noisy(pictures: NDArray[np.uint8]) -> Any:
+        return brightness(pictures) + random.uniform(0, 0.05, len(pictures))
+
+    journaled(tmp_path, noisy, twice)
+    assert len(asked_anew(tmp_path, noisy)) <= 2 * ANEW
+
+
+def test_a_label_that_flips_now_and_then_is_no_other_one(tmp_path: Path) -> None:
+    journaled(tmp_path, labelled)
+    calls = []
+
+    def flips(pictures: NDArray[np.uint8]) -> Any:
+        calls.append(len(pictures))
+        return 1 - labelled(pictures) if len(calls) == 1 else labelled(pictures)
+
+    assert len(asked_anew(tmp_path, flips)) == ANEW_LABELS + 2  # the first call, of two pictures, asked once more
+
+
+def test_answers_of_other_classifiers_are_left_alone(tmp_path: Path) -> None:
+    journaled(tmp_path, brightness)
+    counter = Counter(lambda pictures: 1 - brightness(pictures), identity="another")
+    Meter(counter.box, QueryLog(tmp_path / "log.db"), 9).require_same(picture(*SHADES))
+    assert counter.sent == []
+
+
+# ---- pictures without an answer
+
+
+def silent(below: int) -> Ask:
+    """No answer to pictures darker than that."""
+    return lambda pictures: [b if 255 * b >= below else None for b in brightness(pictures)]
+
+
+def test_no_answer_is_paid_for_once(tmp_path: Path) -> None:
+    for _ in range(2):
+        counter = Counter(silent(12))
+        meter = Meter(counter.box, QueryLog(tmp_path / "log.db"), 30)
+        scores = meter.scores(picture(10, 11, 12, 13))
+        assert scores.isnan().any(1).tolist() == [True, True, False, False]
+        assert meter.used == 4
+        assert meter.unsteady(picture(10, 12)) == 0
+    assert counter.sent == []
+
+
+def test_too_many_without_an_answer_end_the_run(tmp_path: Path) -> None:
+    meter = Meter(Counter(silent(18)).box, QueryLog(tmp_path / "log.db"), 300)
+    meter.scores(picture(*range(10, 20)))  # 8 of 10, which may be chance
+    meter.scores(picture(*range(20, 60)))
+    meter = Meter(Counter(silent(23)).box, QueryLog(tmp_path / "other.db"), 300)
+    with pytest.raises(UnansweredError, match=r"no answer to 13 of 40 pictures, which is more than 20 %: leave out those"):
+        meter.scores(picture(*range(10, 50)))
+    assert len(QueryLog(tmp_path / "other.db")) == 40  # what was paid for is kept

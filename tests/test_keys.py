@@ -59,8 +59,8 @@ FIELDS: dict[str, tuple[Any, set[str]]] = {
     "label_budgets": ((9,), {"all layers"}),
     # Only choose what is computed: cells, settings and budgets, which stand in keys themselves.
     "profile": ("mine", set()), "datasets": (("webcam", "press", "studio"), set()), "protocols": (("paper",), set()),
-    "label_draws": (9, set()), "frontier_weights": ((9.0,), set()), "frontier_limits": ((9.0,), set()),
-    "query_datasets": (("press",), set()), "query_budgets": ((9,), set()),
+    "every_seed": (True, set()), "label_draws": (9, set()), "frontier_weights": ((9.0,), set()),
+    "frontier_limits": ((9.0,), set()), "query_datasets": (("press",), set()), "query_budgets": ((9,), set()),
     # Where data, weights (known by content) and processor are.
     "data_root": ("/elsewhere", set()), "weights": ("/elsewhere", set()), "device": ("cpu", set()),
     # Of notebooks 07 to 09, whose keys test_robustness.py goes through.

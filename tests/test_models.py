@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -167,7 +168,7 @@ def refused(path: Path, words: str) -> None:
         (lambda s: s.pop("conv3_2.bias"), "conv3_2.bias"),
         (lambda s: s.update({"fc7.weight": s["fc7.weight"][:, :-1]}), r"\(4096, 4095\), not \(4096, 4096\)"),
         (lambda s: s.update({"conv1_2.weight": s["conv1_2.weight"].permute(0, 2, 3, 1)}), r"\(64, 3, 3, 64\)"),
-        (lambda s: s.update({"fc8.bias": 3}), "not a VGGFace weight file"),
+        (lambda s: s.update({"fc7.bias": 3}), "no tensor of floats"),
     ],
     ids=["missing key", "wrong shape", "other layout", "no tensor"],
 )
@@ -177,6 +178,28 @@ def test_a_foreign_weight_file_is_refused(tmp_path: Path, edit: Edit, words: str
     torch.save(state, tmp_path / "weights.pth")
     refused(tmp_path / "weights.pth", words)
     assert not (tmp_path / "weights.pth.sha256").exists()
+
+
+@pytest.mark.parametrize("form", ["state_dict", "module", "no fc8", "other fc8", "half"])
+def test_weights_as_checkpoints_hold_them_are_read(vggface_file: Path, tmp_path: Path, form: str) -> None:
+    """The same features, to the precision that is left; what comes out is float32."""
+    whole = vggface_tensors()
+    head = {"fc8.weight": torch.zeros(2, 4096), "fc8.bias": torch.zeros(2)} if form == "other fc8" else {}
+    state: dict[str, Any] = {name: t for name, t in whole.items() if not name.startswith("fc8")} | head
+    if form == "half":
+        # fc6 and fc7 stand in memory as windows of a line, which half() would write out
+        state = {name: torch.empty_strided(t.shape, t.stride(), dtype=torch.half).copy_(t) if "fc" in name else t.half()
+                 for name, t in state.items()}  # fmt: skip
+    if form == "module":
+        state = {f"module.{name}": t for name, t in state.items()}
+    torch.save({"epoch": 3, "state_dict": state} if form == "state_dict" else state, tmp_path / "weights.pth")
+    body = vggface.VGGFace(tmp_path / "weights.pth")
+    for name, found in body.net.state_dict().items():
+        assert found.dtype == torch.float32, name
+    assert len(body.net.state_dict()) == 30
+    wanted = vggface.VGGFace(vggface_file).net.state_dict()
+    for name in ("features.0.weight", "features.28.bias", "classifier.3.bias"):
+        torch.testing.assert_close(body.net.state_dict()[name], wanted[name], rtol=1e-3 if form == "half" else 0, atol=0)
 
 
 @pytest.mark.parametrize("share", [0, 1e-8, 1e-6, 1e-4, 0.3, 0.9, 0.999999])
@@ -250,7 +273,7 @@ def test_convnet_takes_any_size(size: int) -> None:
 
 
 def test_backbones_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(DataError, match="dlib_age, vggface, convnet"):
+    with pytest.raises(DataError, match="dlib_age, dlib_face, vggface, convnet"):
         backbones.backbone("resnet", 64)
     with pytest.raises(DataError, match="set 'size' to 64"):
         backbones.backbone("dlib_age", 224)

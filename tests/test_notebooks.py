@@ -2,13 +2,18 @@
 
 import ast
 import shutil
+from contextlib import suppress
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import papermill
 import pytest
 import yaml
 
+from dftlib.errors import DataError
+from dftlib.experiments import profile
 from dftlib.paths import PROFILES, ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -26,6 +31,48 @@ def test_is_thin_and_has_parameters(path: Path) -> None:
         assert not isinstance(node, ast.ClassDef), "a class belongs in dftlib"
         if isinstance(node, ast.FunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 5, f"{node.name} belongs in dftlib"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_later_cells_leave_parameters_alone(path: Path) -> None:
+    """Whoever runs the first cells again would else get others than those that stand there."""
+    first, *later = (set(profile._set_in(cell.source)) for cell in code(path))
+    assert not set().union(*later) & {*first, *(f.name for f in fields(profile.Profile))}
+
+
+class Session:
+    """A kernel's variables, and its history of what was run."""
+
+    def __init__(self) -> None:
+        self.variables: dict[str, Any] = {"In": [""], "Out": {}}
+
+    def run(self, source: str) -> None:
+        self.variables["In"].append(source)
+        exec(source, self.variables)
+
+
+@pytest.mark.parametrize("asks", ["from_notebook", "request"])
+def test_the_setup_cell_may_be_run_again(asks: str) -> None:
+    """In JupyterLab, after all the others, which have made variables; also with a parameter changed or added."""
+    session = Session()
+    module = "profile" if asks == "from_notebook" else "own_classifier"
+    first = {"from_notebook": "profile = 'demo'\ndata_root = ''", "request": "images = labels = model = 'given'\nbudget = 900"}[
+        asks
+    ]
+    setup = f"from dftlib.experiments.{module} import {asks}\nnote = 'drawn'\nrun = {asks}(globals())"
+    for source in (first, setup, "picture, rows = 'a.png', [1, 2]\nfor steps in range(3): batch = {'size': 3}", "1 +"):
+        with suppress(SyntaxError):
+            session.run(source)
+    begun = session.variables["run"]
+    session.run(setup)
+    assert session.variables["run"] == begun
+    name, value = ("steps", 7) if asks == "from_notebook" else ("budget", 1000)
+    session.run(f"{first}\n{name} = {value}")
+    session.run(setup)
+    assert session.variables["run"] == replace(begun, **{name: value})
+    session.run(f"{first}\nwieght = 3")
+    with pytest.raises(DataError, match="Unknown parameter 'wieght'"):
+        session.run(setup)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

@@ -662,7 +662,8 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     loaded = Perturbation.load(path)
     assert torch.equal(loaded.n, made.n)
     assert (loaded.box, loaded.about) == (made.box, made.about)
-    assert sorted(p.name for p in path.parent.iterdir()) == ["n.png", "n.safetensors"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["n.md", "n.png", "n.safetensors"]
+    assert (path.parent / "n.md").read_text(encoding="utf-8") == made.card()
 
 
 def test_the_picture_of_n_is_grey_where_n_is_zero(tmp_path: Path) -> None:

@@ -30,10 +30,11 @@ from dftlib.classifiers import web_service
 from dftlib.classifiers.base import TorchClassifier
 from dftlib.classifiers.black_box import CallableClassifier
 from dftlib.errors import DataError
+from dftlib.metrics.class_order import ClassOrderError
 from dftlib.perturbation import from_scores
 from dftlib.perturbation.from_scores import CHECKED, LEARNERS, REPEATED, Problem, Surrogate, default
 from dftlib.perturbation.perturbation import Perturbation
-from dftlib.perturbation.query_log import Meter, QueryLog
+from dftlib.perturbation.query_log import ANEW, Meter, QueryLog, UnansweredError
 
 Pixels = NDArray[np.uint8]
 NOWHERE = Path(":memory:")  # SQLite's name for a log that is not kept
@@ -366,7 +367,7 @@ def greedy(problem: Problem) -> Iterator[Tensor]:
         ({"query_log": None}, r"name a file as `query_log`"),
         ({"query_log": Path("/")}, r"The query log / can't be used"),
         ({"labels": torch.zeros(60, dtype=torch.int64)}, r"one class only"),
-        ({"labels": torch.arange(60) % 3}, r"class 2, .* 2 classes"),
+        ({"labels": torch.arange(60) % 3}, r"label is 2, .* 2 classes"),
         ({"labels": torch.arange(60) % 2 - 1}, r"A label is -1: leave out"),
         ({"query_budget": 95}, r"95 queries and 40 validation images are too few for a check: give 96 and 8"),
         ({"val": faces(5)}, r"150 queries and 5 validation images .*: give 96 and 8"),
@@ -375,7 +376,7 @@ def greedy(problem: Problem) -> Iterator[Tensor]:
         ({"learner": "statistics", "reference": None}, r"needs reference images"),
         ({"learner": "greedy", "query_budget": 96}, r"query budget of 96 doesn't reach the first round of 'greedy'"),
         ({"answer": lambda p: np.full((len(p), 2), np.nan)}, r"scores that are not numbers"),
-        ({"answer": partial(ask, classes=3)}, r"answers with 3 classes where 2 were expected: set `classes` to 3"),
+        ({"answer": partial(ask, classes=3)}, r"answers with 3 classes where 2 were expected: choose 2"),
         ({"answer": lambda p: np.full(len(p), 7)}, r"label 7, not in 0 to 1"),
     ],
 )
@@ -401,6 +402,100 @@ def test_a_box_that_changes_its_answers_is_reported() -> None:
 
     made, _ = found("statistics", drifts)
     assert made.about["unsteady"] == pytest.approx(0.1, abs=1e-6)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_another_classifier_in_a_later_run_is_refused(tmp_path: Path) -> None:
+    log = tmp_path / "log.db"
+    first, asked = found("corrected spsa", query_log=log)
+    again, asked_again = found("corrected spsa", query_log=log)
+    assert torch.equal(again.n, first.n)
+    assert again.about == first.about
+    assert len(asked_again) == ANEW
+    assert set(asked_again) <= set(asked)
+    with pytest.raises(DataError, match=r"isn't the one whose answers .*log\.db holds: of 8 pictures .*; move that file away"):
+        found("corrected spsa", lambda p: ask(p) * 0.98 + 0.01, query_log=log)
+    log.rename(tmp_path / "away.db")
+    found("corrected spsa", lambda p: ask(p) * 0.98 + 0.01, query_log=log)
+
+
+def test_classes_in_another_order_end_the_fit_before_the_budget_is_spent() -> None:
+    asked: list[str] = []
+    box = listening(asked, lambda p: ask(np.minimum(p, 247) + 8)[:, ::-1])
+    (images, labels), val = faces(60), faces(40, seed=1)
+    with pytest.raises(ClassOrderError, match=r"would be about .* if its answers 0, 1, … meant the classes 1, 0") as caught:
+        from_scores.fit_black_box(box, images, labels, *val, query_budget=400, query_log=NOWHERE)
+    assert caught.value.order.answers == (1, 0)
+    assert len(asked) <= 400 // CHECKED + REPEATED
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_pictures_without_an_answer_have_no_part_in_it(learner: str) -> None:
+    images, labels = faces(40, seed=1)
+    images[:6] = 20
+
+    def answer(pictures: Pixels) -> Any:
+        return [row if picture.mean() > 40 else None for row, picture in zip(ask(pictures), pictures, strict=True)]
+
+    asked: list[str] = []
+    fitting, fitting_labels = faces(60)
+    fitting[::10] = 20
+    how: dict[str, Any] = {"query_budget": 480, "query_log": NOWHERE, "learner": learner, "reference": faces(60, seed=2)[0] + 8}
+    made = from_scores.fit_black_box(listening(asked, answer), fitting, fitting_labels, images, labels, **how)
+    assert made.n.isfinite().all()
+    assert made.about["val_before"] == pytest.approx(
+        100 * np.mean(ask(images[6:].transpose(0, 2, 3, 1)).argmax(1) == labels[6:].numpy())
+    )
+    assert made.about["unsteady"] == 0
+    assert len(asked) == made.about["used"] <= 480
+
+
+def test_those_that_n_leaves_without_an_answer_count_as_wrong() -> None:
+    """N makes pictures brighter, and the brightest aren't answered any more."""
+    most = 149
+
+    def answer(pictures: Pixels) -> Any:
+        return [row if picture.mean() < most else [] for row, picture in zip(ask(pictures), pictures, strict=True)]
+
+    made, _ = found("statistics", answer, query_budget=480)
+    images, labels = faces(40, seed=1)
+    assert images.mean((1, 2, 3)).max() < most
+    after = made.apply_uint8(images).numpy()
+    answered = after.mean((1, 2, 3)) < most
+    right = ask(after.transpose(0, 2, 3, 1)).argmax(1) == labels.numpy()
+    assert (right & ~answered).any()
+    assert made.about["val_after"] == pytest.approx(100 * (right & answered).mean())
+
+
+def test_too_many_without_an_answer_end_the_fit() -> None:
+    with pytest.raises(UnansweredError, match="gives no answer to 40 of 40 pictures"):
+        found("statistics", lambda p: [None] * len(p), query_budget=480)
+
+
+@pytest.mark.parametrize("what", ["images", "val_images", "reference"])
+def test_pictures_in_other_units_are_refused_before_anything_is_asked(what: str) -> None:
+    asked: list[str] = []
+    given = {"images": faces(60)[0], "val_images": faces(40, seed=1)[0], "reference": faces(60, seed=2)[0]}
+    given[what] = given[what] * 1.0  # type: ignore[assignment]
+    with pytest.raises(DataError, match=r"must lie in \[0, 1\]"):
+        from_scores.fit_black_box(
+            listening(asked), given["images"], faces(60)[1], given["val_images"], faces(40, seed=1)[1], query_budget=150,
+            query_log=NOWHERE, learner="statistics", reference=given["reference"],
+        )  # fmt: skip
+    assert not asked
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_pictures_that_are_not_square(learner: str) -> None:
+    def tall(count: int, seed: int) -> tuple[Pixels, Tensor]:
+        images, labels = faces(count, 24, seed)
+        return images[:, :, :, :16], labels
+
+    how: dict[str, Any] = {"query_budget": 150, "query_log": NOWHERE, "learner": learner, "reference": tall(60, 2)[0]}
+    made = from_scores.fit_black_box(listening([]), *tall(60, 0), *tall(40, 1), **how)
+    assert made.n.shape == (3, 24, 16)
 
 
 # ---- over a web service, killed and gone
@@ -443,7 +538,7 @@ def test_a_killed_fit_asks_only_what_is_new_and_ends_the_same(service: WebServic
     got = slow_fit.fit(service.url, tmp_path / "log.db")
     assert len(service.received) > before
     on_their_way = Counter(service.received) - Counter(once)
-    assert on_their_way.total() <= slow_fit.PARALLEL * slow_fit.BATCH
+    assert on_their_way.total() <= slow_fit.PARALLEL * slow_fit.BATCH + ANEW
     assert set(service.received) == set(once)
     assert torch.equal(got.n, wanted.n)
     assert got.about == wanted.about
@@ -468,7 +563,7 @@ def test_a_service_gone_in_the_middle_costs_nothing_twice(service: WebService, t
     got = slow_fit.fit(service.url, tmp_path / "log.db")
     assert torch.equal(got.n, wanted.n)
     assert got.about == wanted.about
-    assert (Counter(service.received) - Counter(once)).total() <= slow_fit.PARALLEL * slow_fit.BATCH
+    assert (Counter(service.received) - Counter(once)).total() <= slow_fit.PARALLEL * slow_fit.BATCH + ANEW
 
 
 def test_a_service_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

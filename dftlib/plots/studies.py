@@ -8,6 +8,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, DrawingArea
+from matplotlib.patches import Arc, Circle, Ellipse, Rectangle
 from matplotlib.ticker import NullLocator
 
 from dftlib.plots.style import ABSENT, AFTER, BEFORE, OTHER, PAGE, sheet
@@ -174,6 +176,72 @@ def controls(table: pd.DataFrame, note: str = "") -> Figure:
         ax.xaxis.tick_top()
         ax.tick_params(length=0)
     return figure
+
+
+CHANGES = {"moved": "crop moved, share of its width", "scaled": "crop widened", "other": "another crop"}
+STAGES = {  # of misplaced faces: name, colour, shape
+    "before": ("as they are", BEFORE, "o"),
+    "threshold": ("best threshold", "0.45", "s"),
+    "after": ("N fitted on such pictures", AFTER, "D"),
+}
+SKETCH = 30  # points
+
+
+def misplaced(table: pd.DataFrame, note: str = "") -> Figure:
+    """What cutting faces elsewhere costs and what N gives back: a line of panels a cell, below a sketch of each cut.
+
+    Columns: attribute, data, model, change ('moved', 'scaled', 'other'), cut; before, threshold, after, aligned, aligned_after
+    with _lo and _hi, trivial (percent); middle, line, distance (of the eyes, percent of the crop).
+    """
+    groups, changes = list(table.groupby(CELL, sort=False)), table["change"].unique()
+    widths = [table[table["change"] == change]["cut"].nunique() for change in changes]
+    with sheet(PAGE, 0.4 + 2.5 * len(groups), note) as figure:
+        grid = figure.subplots(len(groups), len(widths), squeeze=False, sharey=True, width_ratios=widths)
+        for (names, cell), axes in zip(groups, grid, strict=True):
+            for ax, change in zip(axes, changes, strict=True):
+                _accuracies(ax, cell[cell["change"] == change])
+                ax.set_xlabel(CHANGES[str(change)])
+            axes[0].set_ylabel("accuracy on test pictures (%)")
+            axes[0].set_title(TITLE.format(*names), loc="left", pad=SKETCH + 10)
+            figure.align_xlabels(axes)
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        order = [*range(len(labels) - len(STAGES), len(labels)), *range(len(labels) - len(STAGES))]
+        figure.legend(*([part[i] for i in order] for part in (handles, labels)), loc="outside upper center", ncols=6)
+    return figure
+
+
+def _accuracies(ax: Axes, rows: pd.DataFrame) -> None:
+    """Of `misplaced`: one change of the crop."""
+    first, x, other = rows.iloc[0], np.arange(len(rows)), rows["change"].iloc[0] == "other"
+    for number, (stage, (name, colour, shape)) in enumerate(STAGES.items()):
+        reach = [rows[stage] - rows[f"{stage}_lo"], rows[f"{stage}_hi"] - rows[stage]]
+        ax.errorbar(x + 0.08 * (number - 1), rows[stage], reach, color=colour, marker=shape, linestyle=" " if other else "-",
+                    markersize=4.5, elinewidth=0.9, capsize=2, label=name)  # fmt: skip
+    ax.axhspan(first["aligned_lo"], first["aligned_hi"], color=OTHER, alpha=0.25, linewidth=0, label="aligned", zorder=0)
+    ax.axhline(first["aligned_after"], color=OTHER, linestyle="--", label="aligned, and N", zorder=0)
+    ax.axhline(first["trivial"], color="0.3", linestyle=":", linewidth=0.9, label="majority class", zorder=0)
+    ax.set_xticks(x, rows["cut"].str.replace(" ", "\n") if other else rows["cut"])
+    ax.set_xlim(-0.5, len(rows) - 0.5)
+    ax.grid(axis="y", **FINE)
+    for place, (middle, line, distance) in enumerate(rows[["middle", "line", "distance"]].to_numpy() / 100):
+        box = _sketch(SKETCH * middle, SKETCH * (1 - line), SKETCH * distance)
+        above = ("data", "axes fraction")
+        ax.add_artist(AnnotationBbox(box, (place, 1.03), xycoords=above, box_alignment=(0.5, 0), frameon=False, pad=0))
+
+
+def _sketch(x: float, y: float, apart: float) -> DrawingArea:
+    """A crop with a face in it whose eyes are so far apart, in points, with their middle here."""
+    area = DrawingArea(SKETCH, SKETCH, clip=True)
+    thin: dict[str, Any] = {"edgecolor": "0.15", "linewidth": 0.7}
+    for part in (
+        Rectangle((0, 0), SKETCH, SKETCH, facecolor="0.93"),
+        Ellipse((x, y - 0.45 * apart), 2.1 * apart, 2.9 * apart, facecolor="#E8C9A6", **thin),
+        *(Circle((x + end * apart / 2, y), 0.13 * apart, facecolor="0.15") for end in (-1, 1)),
+        Arc((x, y - 0.85 * apart), 0.8 * apart, 0.5 * apart, theta1=200, theta2=340, **thin),
+        Rectangle((0, 0), SKETCH, SKETCH, facecolor="none", edgecolor="0.3", linewidth=1.2),
+    ):
+        area.add_artist(part)
+    return area
 
 
 def scorecard(table: pd.DataFrame, note: str = "") -> Figure:

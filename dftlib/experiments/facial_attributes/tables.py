@@ -232,7 +232,7 @@ def universal(lab: AttributeLab) -> pd.DataFrame:
     `set_right`, of the mistakes, and `natural_set_right`, of the natural ones, those that N sets right; `broken`, of the right
     ones those that N turns wrong; before, after and rise as `Comparison.row`; `bound`, the accuracy if every natural sample
     were set right and nothing broken; `threshold`, that of the best decision threshold of the fitting images, without N.
-    `psnr` (dB) and `pass` are means over test images with N. `recommended`: the gain on validation images is above zero.
+    `psnr` (dB) and `pass` are means over test images with N. `recommended`: as `Comparison.why_not` has it of validation images.
     """
     rows = []
     for i, attribute in enumerate(tqdm(lab.names, desc="universal perturbations", unit="attribute")):
@@ -240,9 +240,10 @@ def universal(lab: AttributeLab) -> pd.DataFrame:
         present = {name: found[name].double().numpy() for name in UNIVERSAL}
         labels = {"val": val.labels.numpy() == 1, "test": test.labels.numpy() == 1}
         right = {name: (present[name] > 0.5) == labels[name.split("_")[0]] for name in UNIVERSAL[1:]}
-        chosen = compare(right["val_before"], right["val_after"], val)
-        was, after = right["test_before"], right["test_after"]
         cut = classification.best_threshold(present["train_before"], fit.labels.numpy())
+        moved = {"moving the threshold": (present["val_before"] > cut) == labels["val"]}
+        chosen = compare(right["val_before"], right["val_after"], val, moved)
+        was, after = right["test_before"], right["test_after"]
         natural = (found["ffa"] & (found["ffa_pass"] >= TAU)).numpy()
         shares = {"natural": natural, "set_right": after[~was], "natural_set_right": after[~was][natural], "broken": ~after[was]}
         row: dict[str, Any] = {"attribute": attribute, "mistakes": int((~was).sum()), "n_test": len(test)}

@@ -1,0 +1,74 @@
+"""The numbers of REPRODUCIBILITY.md are those of the results, and what it says of the equations is so."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dftlib.metrics.similarity import psnr
+from dftlib.paths import ROOT
+from dftlib.perturbation.box_maps import BOXES
+
+TEXT = (ROOT / "REPRODUCIBILITY.md").read_text()
+
+
+def stored(name: str) -> pd.DataFrame:
+    return pd.read_csv(ROOT / "results" / "small" / f"{name}.csv")
+
+
+def cells(name: str) -> pd.Series:
+    """Means over seeds, then over the cells of a table, by the main protocol."""
+    rows = stored(name).query("protocol == 'subject'")
+    means = rows.groupby(["data", "model", "attribute"])[["unaligned", "before", "after", "rise"]].mean()
+    return means.mean()
+
+
+def flips() -> list[float]:
+    table = stored("flippability").query("mode == 'line-search'").set_index(["loss", "adversarial_type"])["pass_95"]
+    names = ("FGS+", "FFA+", "MFFA+", "FGS-", "FFA-")
+    return [float(table["Euclidean", name]) for name in names]
+
+
+def expected() -> list[str]:
+    own, across = cells("table2_gender_intra"), cells("table5_gender_inter")
+    error = stored("attribute_error").groupby("approach")["error"].mean()
+    separate, moon, majority = (error[name] for name in ("Separate networks (Euclidean)", "MOON", "Trivial (majority class)"))
+    fgs, ffa, mffa, fgs_set, ffa_set = flips()
+    findings = stored("scorecard_findings")
+    held = findings[findings["case"] == "mean share of other answers changed"].set_index("finding")
+    moved, port = held.loc["MOON's attributes move together more"], held.loc["two epochs' images port better"]
+    washed = stored("box_maps_at_zero").query("box == 'printed'")["psnr"].mean()
+    return [
+        f"Gender in its own set, mean of three: {own['before']:.1f} → {own['after']:.1f} |",
+        f"features of an age network: {across['before']:.1f} → {across['after']:.1f} |",
+        f"usual crops: {across['unaligned']:.1f} |",
+        f"own set, mean rise: {cells('table3_attributes_intra')['rise']:.1f} |",
+        f"across sets, mean rise: {cells('table6_attributes_inter')['rise']:.1f} |",
+        f"separate networks {separate:.1f}, MOON {moon:.1f}, majority class {majority:.1f} |",
+        f"line-search FGS {fgs:.1f}, FFA {ffa:.1f}, MOON {mffa:.1f} |",
+        f"set right by FGS {fgs_set:.1f}, FFA {ffa_set:.1f} |",
+        f"two epochs {port['first']:.2f}, converged {port['second']:.2f} |",
+        f"MOON {moved['first']:.2f}, separate networks {moved['second']:.2f} |",
+        f"of {len(findings)} comparisons with the paper's own, {int(findings['holds'].sum())} hold |",
+        f"leaves {washed:.1f} dB of a picture",
+    ]
+
+
+@pytest.mark.parametrize("text", expected())
+def test_each_number_is_that_of_the_results(text: str) -> None:
+    assert text in TEXT
+
+
+def test_every_claim_has_a_row_or_a_reason() -> None:
+    table, rest = TEXT.split("| claim | notebook |")[1].split("\n\n", 1)
+    rows = {line.split("|")[1].strip() for line in table.splitlines()[2:]}
+    assert rows == {"1", "2", "3", "7", "8", "9", "10", "11", "8–11"}
+    assert rest.startswith("Claims 4 and 5")
+    assert "Claim 6 does\nnot hold as printed" in rest
+
+
+def test_equation_5_as_printed_washes_out_a_picture_and_the_map_used_does_not() -> None:
+    images = torch.from_numpy(np.random.default_rng(0).random((4, 3, 16, 16), np.float32))
+    zero = torch.zeros(3, 16, 16)
+    assert psnr(images, BOXES["printed"](images, zero)).max() < 15
+    assert psnr(images, BOXES["atanh"](images, zero)).min() > 100
