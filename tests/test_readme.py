@@ -159,6 +159,47 @@ def scale_table() -> list[str]:
     return lines
 
 
+CARD_ROWS = pd.read_csv(ROOT / "results" / "benchmarks" / "GPU.csv").set_index("row")["value"]
+
+
+def gpu_table() -> list[str]:
+    """The README's table of a GPU's steps, in milliseconds."""
+    names = ("floor", "floor as a graph", "fit step")
+    kinds = [f"{dtype}, batches of {count}" for dtype in ("float32", "bfloat16") for count in (25, 250)]
+    found = {kind: [f"{CARD_ROWS[f'{name}, {kind}']:.2f} ms" for name in names] for kind in kinds}
+    return [f"| {kind} | {' | '.join(times)} |" for kind, times in found.items()]
+
+
+def gpu_said() -> dict[str, str]:
+    """What the README says of a GPU in words: each number by its name."""
+    kinds = [f"{dtype}, batches of {count}" for dtype in ("float32", "bfloat16") for count in (25, 250)]
+    over = [CARD_ROWS[f"fit step, {kind}"] / CARD_ROWS[f"floor as a graph, {kind}"] for kind in kinds]
+    faster = {
+        name: CARD_ROWS[f"{name}, device"] / CARD_ROWS[f"{name}, processor"] for name in ("PASS", "flips, FGS", "flips, FFA")
+    }
+    return {
+        "GPU_RANGE": f"{min(over):.1f} to {max(over):.1f} times",
+        "GPU_GRID": f"{CARD_ROWS['6 cells: 12 fits of 64 steps, and scores']:.1f}",
+        "GPU_BUSY": f"{CARD_ROWS['time in which the card worked']:.0f}",
+        "GPU_PASS": f"{faster['PASS']:.1f}",
+        "GPU_FGS": f"{faster['flips, FGS']:.1f}",
+        "GPU_FFA": f"{faster['flips, FFA']:.1f}",
+        "GPU_APART": f"{CARD_ROWS['float32: N, largest difference']:.3f}",
+        "GPU_LARGEST": f"{CARD_ROWS['N, largest value']:.2f}",
+        "GPU_POINTS": f"{CARD_ROWS['float32: accuracy, difference']:.1f}",
+    }
+
+
+def test_what_is_said_of_a_gpu_was_measured() -> None:
+    assert "\n".join(gpu_table()) in BENCHMARKS
+    said, told = " ".join(BENCHMARKS.split()), gpu_said()
+    assert f"{told['GPU_RANGE']} the floor recorded" in said
+    assert f"took {told['GPU_GRID']} s (aim: 60), in which the card worked {told['GPU_BUSY']} % of the time" in said
+    assert f"PASS is {told['GPU_PASS']} times as fast" in said
+    assert f"by FGS {told['GPU_FGS']} and by FFA {told['GPU_FFA']} times" in said
+    assert f"differed by {told['GPU_APART']} (largest value {told['GPU_LARGEST']}), and accuracy by {told['GPU_POINTS']}" in said
+
+
 def test_speeds_are_those_measured() -> None:
     assert "\n".join(speed_table()) in BENCHMARKS
     said = " ".join(BENCHMARKS.split())
