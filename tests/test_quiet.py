@@ -16,6 +16,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import faces_on_disk
 import nbformat
 import pytest
 import requests
+from killed import kill
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from dftlib import cli, paths
@@ -153,7 +155,7 @@ def test_fit_and_perturb(room: Room) -> None:
     small = shlex.split("-p n_train 40 -p n_val 31 -p n_fit 41 -p steps 1 -p head_epochs 2")
     cell = shlex.split("--data webcam --model studio --attribute Gender --out n.safetensors")
     room.call("dft", "fit", *small, *cell)
-    faces_on_disk.noise(room.folder / "work" / "photos" / "a.png", 32, 32, 0)
+    faces_on_disk.noise(room.folder / "work" / "photos" / "a.png", 64, 64, 0)
     room.call("dft", "perturb", "--perturbation", "n.safetensors", "--in", "photos", "--out", "new")
     assert (room.folder / "work" / "new" / "a.png.png").is_file()
     room.check()
@@ -229,17 +231,15 @@ def server(room: Room) -> Iterator[Any]:
     log = (room.folder / "jupyter.log").open("w")
     with subprocess.Popen(room.command(*words), env=room.environment, stdout=log, stderr=log) as process:
         try:
-            for _ in range(60):
-                time.sleep(0.5)
-                try:
+            until = time.monotonic() + 180
+            while time.monotonic() < until:
+                with suppress(requests.RequestException):
                     requests.get(f"{url}/api/status", params=token, timeout=5)
                     break
-                except requests.ConnectionError:
-                    continue
-            yield lambda page: requests.get(f"{url}/{page}", params=token, timeout=30)
+                time.sleep(0.5)
+            yield lambda page: requests.get(f"{url}/{page}", params=token, timeout=60)
         finally:
-            requests.post(f"{url}/api/shutdown", params=token, timeout=30)
-            process.wait(30)
+            kill(process, "power")
 
 
 @pytest.mark.slow

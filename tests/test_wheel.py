@@ -119,9 +119,9 @@ def test_the_command_works_and_keeps_to_the_users_folders(call: Call, bin_folder
     cell = ["--data", "webcam", "--model", "studio", "--attribute", "Gender", "--out", "n.safetensors"]
     assert call("dft", "fit", *small, *cell).startswith("n.safetensors: ")
     elsewhere = tmp_path / "elsewhere"
-    assert sorted(p.name for p in elsewhere.iterdir()) == ["n.png", "n.safetensors"]
+    assert sorted(p.name for p in elsewhere.iterdir()) == ["n.md", "n.png", "n.safetensors"]
     assert {p.name for p in (tmp_path / "cache" / "dftlib").iterdir()} > {"classifiers", "perturbations", "synthetic"}
-    faces_on_disk.noise(elsewhere / "photos" / "a.png", 32, 32, 0)
+    faces_on_disk.noise(elsewhere / "photos" / "a.png", 64, 64, 0)
     call("dft", "perturb", "--perturbation", "n.safetensors", "--in", "photos", "--out", "new")
     assert (elsewhere / "new" / "a.png.png").is_file()
     assert Perturbation.load(elsewhere / "n.safetensors")

@@ -380,7 +380,15 @@ def test_from_a_folder_and_a_web_service_to_perturbed_photos(tmp_path: Path) -> 
     assert times == {1: one["sent_now"] - 2 * from_scores.REPEATED, 2: from_scores.REPEATED}
     assert len(service.received) == one["sent_now"] == one["used"] <= 240
     assert one["n_test"] == 20
-    names = ["perturbation.safetensors", "perturbation.png", "summary.csv", "per_class.csv", "examples.png", "answers.db"]
+    names = [
+        "perturbation.safetensors",
+        "perturbation.png",
+        "perturbation.md",
+        "summary.csv",
+        "per_class.csv",
+        "examples.png",
+        "answers.db",
+    ]
     assert sorted(p.name for p in out.iterdir()) == sorted([*names, "report.ipynb", "report.html"])
 
     report = nbformat.read(out / "report.ipynb", 4)
