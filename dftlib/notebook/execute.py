@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,9 @@ def execute(notebook: Path, out: Path, parameters: dict[str, Any]) -> None:
     if not notebook.is_file():
         raise DataError(f"There is no notebook {notebook}: name one of the folder notebooks.")
     stopped = out.with_name(f"{out.stem}.stopped.ipynb")
+    if named := os.environ.get("IPYTHONDIR"):
+        with suppress(OSError):  # IPython warns at length where even the folder above isn't there yet
+            Path(named).mkdir(parents=True, exist_ok=True)
     try:
         with whole(out) as temporary, _lines():
             try:
