@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import vggface_tensors
+from differences import require_gradient
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
@@ -81,17 +82,7 @@ def test_dlib_gender_opened_answers_as_its_file_does(faces: Tensor) -> None:
 
 def test_gradients_reach_the_picture(faces: Tensor) -> None:
     """Against central differences on single pixels, in float64."""
-    body = dlib_files.DlibAge().double()
-    picture = faces[:1].double().requires_grad_()
-    direction = torch.randn(256, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    (gradient,) = torch.autograd.grad((body(picture) @ direction).sum(), picture)
-    for channel, row, column in ((0, 20, 20), (1, 32, 40), (2, 45, 30)):
-        step = torch.zeros_like(picture)
-        step[0, channel, row, column] = 1e-6
-        with torch.no_grad():
-            slope = ((body(picture + step) - body(picture - step)) @ direction).item() / 2e-6
-        assert abs(slope) > 1e-3
-        assert gradient[0, channel, row, column].item() == pytest.approx(slope, rel=1e-5)
+    require_gradient(dlib_files.DlibAge().double(), faces[:1].double(), ((0, 20, 20), (1, 32, 40), (2, 45, 30)), 1e-3)
 
 
 def test_another_age_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
