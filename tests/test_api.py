@@ -33,19 +33,25 @@ def python(code: str) -> str:
     return said.stdout + said.stderr
 
 
+def least_of_three(code: str) -> list[str]:
+    """What code prints, of the run whose first number is the least: the first one compiles, and a busy machine is slow."""
+    return min((python(code).split() for _ in range(3)), key=lambda said: float(said[0]))
+
+
 def test_importing_costs_nothing_and_changes_nothing() -> None:
     code = "import sys, time; t = time.process_time(); import dftlib; print(time.process_time() - t, 'torch' in sys.modules)"
-    took, torch_too = python(code).split()
+    took, torch_too = least_of_three(code)
     assert float(took) < 0.5
     assert torch_too == "False"
 
 
-def test_the_library_is_there_in_a_second_beyond_torchs_own() -> None:
-    """And it brings nothing of the kit."""
-    code = "import sys, time, torch; t = time.process_time(); from dftlib import TorchClassifier, fit, Perturbation; "
-    code += "print(time.process_time() - t, *(m for m in sys.modules if m.startswith(('dftlib', 'matplotlib', 'torchvision'))))"
-    took, *modules = python(code).split()
-    assert float(took) < 1
+def test_the_library_adds_less_than_torch_itself_takes() -> None:
+    """And it brings nothing of the kit. In parts of torch's own time, which knows how slow the machine is."""
+    code = "import sys, time; a = time.process_time(); import torch; b = time.process_time(); "
+    code += "from dftlib import TorchClassifier, fit, Perturbation; print((time.process_time() - b) / (b - a), "
+    code += "*(m for m in sys.modules if m.startswith(('dftlib', 'matplotlib', 'torchvision'))))"
+    share, *modules = least_of_three(code)
+    assert float(share) < 0.5
     assert not [m for m in modules if m.startswith(("matplotlib", "torchvision", "dftlib.experiments", "dftlib.plots"))]
 
 
