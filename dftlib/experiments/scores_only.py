@@ -5,7 +5,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from dftlib import artefacts
@@ -26,11 +30,22 @@ from dftlib.progress import tqdm
 
 FITTED = 2500  # fitting images at most: the smaller of the two budgets of the profile `small`
 MIN_PSNR = 30.4  # on fitting images, so that test images keep 30
+PRICE = 1.0  # of a thousand images asked, in dollars: the order of what services took in 2025
+# Remedies without N, in the order of the table: what they are told of the fitting images, and stages of `remedies` to compare.
+REMEDIES = {
+    "threshold": ("scores", "before", "threshold"), "colour": ("nothing", "before", "colour"),
+    "colour and threshold": ("scores", "before", "colour_threshold"), "alignment": ("nothing", "unaligned", "before"),
+    "own features": ("nothing", "before", "own"), "features and scores": ("scores", "before", "stack"),
+}  # fmt: skip
 
 
 def at_its_size(lab: Lab) -> Lab:
-    """The lab with images as the classifier takes them, and no more of them than it is asked about."""
-    return lab.other(size=DlibGender.size, n_fit=min(lab.profile.n_fit or FITTED, FITTED))
+    """The lab with faces as the classifier's maker prescribes, aligned chips, and no more of them than it is asked about.
+
+    The other functions take the lab that it is made of, whose backbone is the known network of 'encoder' and 'own features'.
+    """
+    made = {"size": DlibGender.size, "align": "chip", "backbone": "dlib_age"}  # of the same maker: a backbone decides the padding
+    return lab.other(**made, n_fit=min(lab.profile.n_fit or FITTED, FITTED))
 
 
 def cells(profile: Profile) -> list[Cell]:
@@ -56,41 +71,50 @@ def labels_only(box: BlackBox) -> CallableClassifier:
     return CallableClassifier(label, box.classes, identity=f"{box.identity}, labels only")
 
 
-def runs(profile: Profile, cell: Cell) -> list[tuple[str, str, int]]:
-    """What is compared on a cell: learner, its feedback, and its query budget (the largest where one is enough).
+Run = tuple[str, str, int, bool]
 
-    The last data set has every learner, and the default with labels only; the others have what asks nothing and the default.
+
+def runs(profile: Profile, cell: Cell) -> list[Run]:
+    """What is compared on a cell: learner, its feedback, its query budget (the largest where one is enough), and mirrored or not.
+
+    The last data set has every learner, the best two with labels only too, and the default with an N that isn't mirrored; the
+    others have what asks nothing and the default.
     """
-    most, cheap = max(profile.query_budgets), [("gradient", "gradients", 0)]
-    cheap.append(("statistics", "scores", most))
+    most, cheap = max(profile.query_budgets), [("gradient", "gradients", 0, True)]
+    cheap.append(("statistics", "scores", most, True))
     if cell.data != profile.query_datasets[-1]:
-        return [*cheap, *((from_scores.default(budget), "scores", budget) for budget in profile.query_budgets)]
-    asking = [name for name in from_scores.LEARNERS if name not in ("statistics", "one pass")]
-    told = [(name, "scores", budget) for name in asking for budget in profile.query_budgets]
-    return [*cheap, ("one pass", "scores", most), *told, (from_scores.default(most), "labels", most)]
+        return [*cheap, *((from_scores.DEFAULT, "scores", budget, True) for budget in profile.query_budgets)]
+    told = [(name, "scores", budget, True) for name in ("surrogate", "spsa") for budget in profile.query_budgets]
+    once = [(name, "scores", most, True) for name in ("one pass", "encoder", "corrected spsa")]
+    more = [*((name, "labels", most, True) for name in ("surrogate", "spsa")), (from_scores.DEFAULT, "scores", most, False)]
+    return [*cheap, *once, *told, *more]
 
 
 def _key(lab: Lab, cell: Cell) -> dict[str, Any]:
+    lab = at_its_size(lab)
     p, sets = lab.profile, (cell.data, cell.model)
     data = {"data": [lab.signature(name, cell.protocol) for name in sets], "attribute": cell.attribute, "seed": cell.seed}
     return {**data, "n": (p.n_fit, p.n_train, p.n_val, p.n_test), "classifier": black_box().identity}
 
 
-def fit_key(lab: Lab, cell: Cell, learner: str, feedback: str, budget: int) -> dict[str, Any]:
-    return {**_key(lab, cell), **from_scores.key(learner, budget, MIN_PSNR), "feedback": feedback}
+def fit_key(lab: Lab, cell: Cell, learner: str, feedback: str, budget: int, mirror: bool) -> dict[str, Any]:
+    known = {"encoder": (lab.profile.backbone, lab.weights())} if learner == "encoder" else {}
+    return {**_key(lab, cell), **from_scores.key(learner, budget, MIN_PSNR, mirror), "feedback": feedback, **known}
 
 
-def fitted(lab: Lab, cell: Cell, learner: str, feedback: str, budget: int) -> Perturbation:
+def fitted(lab: Lab, cell: Cell, learner: str, feedback: str, budget: int, mirror: bool) -> Perturbation:
     """The perturbation that a learner found for a cell, from the cache where it is; a killed fit goes on from its query log."""
-    path = artefacts.file("asked", 1, fit_key(lab, cell, learner, feedback, budget), ".safetensors")
+    path = artefacts.file("asked", 2, fit_key(lab, cell, learner, feedback, budget, mirror), ".safetensors")
     with artefacts.once(path) as missing:
         if missing:
-            (fit, val, _), box, log = lab.splits(cell), black_box(), path.with_suffix(".db")
+            seen, box, log = at_its_size(lab), black_box(), path.with_suffix(".db")
+            fit, val, _ = seen.splits(cell)
             asked: TorchClassifier | BlackBox = labels_only(box) if feedback == "labels" else box
             found = from_scores.fit_black_box(
                 TorchClassifier(DlibGender(), lab.device) if feedback == "gradients" else asked,
                 fit.images, fit.labels, val.images, val.labels, val.subjects, query_budget=budget, query_log=log,
-                learner=learner, min_psnr=MIN_PSNR, reference=lab.source(cell).images, seed=cell.seed, device=lab.device,
+                learner=learner, min_psnr=MIN_PSNR, reference=seen.source(cell).images, seed=cell.seed, mirror=mirror,
+                device=lab.device, encoder=lab.body() if learner == "encoder" else None,
             )  # fmt: skip
             found.save(path)
             log.unlink(missing_ok=True)
@@ -98,70 +122,113 @@ def fitted(lab: Lab, cell: Cell, learner: str, feedback: str, budget: int) -> Pe
 
 
 def remedies(lab: Lab, cell: Cell) -> dict[str, Tensor]:
-    """Scores of the test images as they are and with the reference's colours, and of fitting images for the thresholds."""
+    """Scores of test images as they are, unaligned, and with the reference's colours, and of fitting images for thresholds."""
+    seen = at_its_size(lab)
+    loose = seen.other(align="none")
 
     def make() -> dict[str, Tensor]:
-        (fit, _, test), box = lab.splits(cell), black_box()
-        own, wanted = (ChannelStatistics.of(split.images) for split in (fit, lab.source(cell)))
+        (fit, _, test), box = seen.splits(cell), black_box()
+        own, wanted = (ChannelStatistics.of(split.images) for split in (fit, seen.source(cell)))
         plain = {"train": fit.images, "before": test.images}
         coloured = {f"{name}_colour": baselines.match_channels(images, own, wanted) for name, images in plain.items()}
-        scores = {name: box.scores(images) for name, images in {**plain, **coloured}.items()}
+        shown = {**plain, **coloured, "unaligned": loose.of_cell(cell, test.rows).images}
+        scores = {name: box.scores(images) for name, images in shown.items()}
         return {"colour": scores.pop("before_colour"), **scores}
 
-    return artefacts.tensors("asked-remedies", 1, _key(lab, cell), make)
+    key = {**_key(lab, cell), "unaligned": loose.signature(cell.data, cell.protocol)}
+    return artefacts.tensors("asked-remedies", 2, key, make)
+
+
+def learned(lab: Lab, cell: Cell) -> dict[str, Tensor]:
+    """Scores of the test images by a logistic regression of the fitting images' labels, instead of the classifier or on top.
+
+    own:   on features of the lab's backbone, of the same faces at its size: the classifier isn't asked
+    stack: on these and on the classifier's own log-odds
+    """
+    fit, _, test = at_its_size(lab).splits(cell)
+    features, scores = lab.features(cell.data, cell.protocol).double(), remedies(lab, cell)
+    odds = {name: scores[name][:, 1:].double().clamp(1e-6, 1 - 1e-6).logit() for name in ("train", "before")}
+    made = {}
+    for name, add in (("own", []), ("stack", [odds])):
+        known, asked = (
+            torch.cat([features[split.rows], *(one[of] for one in add)], 1).numpy()
+            for split, of in ((fit, "train"), (test, "before"))
+        )
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)).fit(known, fit.labels.numpy())
+        made[name] = torch.from_numpy(model.predict_proba(asked))
+    return made
+
+
+def without_n(lab: Lab, cell: Cell) -> list[dict[str, Any]]:
+    """A row a remedy that needs no N, of `REMEDIES`: accuracy of the test images before and after, and what it asked."""
+    fit, _, test = at_its_size(lab).splits(cell)
+    scores = {**remedies(lab, cell), **learned(lab, cell)}
+    right = remedies_on_answers(scores, fit, test)
+    for name in ("threshold", "colour_threshold"):  # as scores of the class that is answered
+        answered = torch.where(torch.as_tensor(right[name]), test.labels, 1 - test.labels)
+        scores[name] = F.one_hot(answered, 2).double()
+    rows = []
+    for name, (told, before, after) in REMEDIES.items():
+        used = len(fit) if told == "scores" else 0
+        made = compare(scores[before], scores[after], test).row()
+        rows.append({"learner": name, "told": told, "budget": 0, "used": used, **made})
+    return rows
 
 
 def measured(lab: Lab, cell: Cell, found: Perturbation) -> dict[str, Any]:
-    """Accuracy of the test images before and after, with intervals, beside each remedy (percent), ROC areas, and PSNR (dB)."""
-    fit, _, test = lab.splits(cell)
+    """Accuracy of test images before and after, with intervals, and of the majority class (percent), ROC areas, PSNR (dB)."""
+    fit, _, test = at_its_size(lab).splits(cell)
     scores, shown = remedies(lab, cell), found.apply_uint8(test.images)
-    right = {**remedies_on_answers(scores, fit, test), "colour": scores["colour"]}
-    comparison = compare(scores["before"], black_box().scores(shown), test, right)
+    comparison = compare(scores["before"], black_box().scores(shown), test, remedies_on_answers(scores, fit, test))
     cpu = torch.device("cpu")
     pairs = zip(batches(test.images), batches(shown), strict=True)
     psnr = torch.cat([similarity.psnr(to_float(a, cpu), to_float(b, cpu)) for a, b in pairs])
     areas = comparison.areas()
     return {
-        **comparison.row(),
-        **{name: comparison.accuracy(name) for name in ("trivial", "threshold", "colour", "colour_threshold")},
+        **comparison.row(), "trivial": comparison.accuracy("trivial"),
         "auc_before": areas["auc_before"], "auc_after": areas["auc_after"], "psnr": float(psnr.mean()),
     }  # fmt: skip
 
 
 def table(lab: Lab) -> pd.DataFrame:
-    """A row a data set, seed, learner, feedback ('told') and query budget: what it asked and what came of it (`measured`).
+    """A row a data set, seed, learner, feedback ('told'), query budget and `mirror`: what it asked and what came of it.
 
-    `share` is the rise as a share of that of the gradient fit on the same network, opened, with the same images and limit;
-    empty where that is less than a point.
+    First the gradient fit on the same network, opened, with the same images and limit, then what needs no N (`REMEDIES`; of
+    'alignment' `before` is that of unaligned faces), then the learners. `share` is the rise as a share of the gradient fit's,
+    empty where that is less than a point; `cost` in dollars at `PRICE`.
     """
-    lab = at_its_size(lab)
-    jobs = [(cell, *run) for cell in cells(lab.profile) for run in runs(lab.profile, cell)]
+    jobs = [(cell, run) for cell in cells(lab.profile) for run in runs(lab.profile, cell)]
     rows = []
-    for cell, learner, feedback, budget in tqdm(jobs, desc="scores only", unit="fit"):
-        found = fitted(lab, cell, learner, feedback, budget)
+    for cell, run in tqdm(jobs, desc="scores only", unit="fit"):
+        found, (learner, feedback, budget, mirror) = fitted(lab, cell, *run), run
         said = {k: found.about.get(k, np.nan) for k in ("used", "val_before", "val_after", "val_rise_lo", "val_rise_hi")}
         said["recommended"] = found.about.get("recommended", np.nan)
-        names = {"data": cell.data, "seed": cell.seed, "learner": learner, "told": feedback, "budget": budget}
-        rows.append({**names, **said, **measured(lab, cell, found)})
+        of = {"data": cell.data, "seed": cell.seed}
+        names = {"learner": learner, "told": feedback, "budget": budget, "mirror": mirror}
+        rows.append({**of, **names, **said, **measured(lab, cell, found)})
+        if learner == "gradient":
+            rows += [{**of, "mirror": False, **remedy} for remedy in without_n(lab, cell)]
     made = pd.DataFrame(rows)
+    made["cost"] = made["used"] / 1000 * PRICE
     bound = made.query("learner == 'gradient' and rise >= 1").set_index(["data", "seed"])["rise"]
     made["share"] = made["rise"] / bound.reindex(pd.MultiIndex.from_frame(made[["data", "seed"]])).to_numpy()
     return made
 
 
 def summary(made: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds of `table`, by data set, learner, answer and budget; `lowest` and `highest` are those of `after`."""
-    groups = made.groupby(["data", "learner", "told", "budget"], sort=False)
-    kept = ["used", "before", "after", "rise", "threshold", "colour_threshold", "psnr"]
+    """Means over seeds of `table`, by data set, learner, answer, budget, `mirror`; `lowest`, `highest` are those of `after`."""
+    groups = made.groupby(["data", "learner", "told", "budget", "mirror"], sort=False)
+    kept = ["used", "cost", "before", "after", "rise", "psnr"]
     means = groups[kept].mean().assign(lowest=groups["after"].min(), highest=groups["after"].max())
-    bound = means.xs("gradient", level="learner").query("rise >= 1")["rise"].droplevel(["told", "budget"])
+    bound = means.xs("gradient", level="learner").query("rise >= 1")["rise"].droplevel(["told", "budget", "mirror"])
     return means.assign(share=means["rise"] / bound.reindex(means.index.get_level_values("data")).to_numpy()).reset_index()
 
 
 def pair(lab: Lab, cell: Cell) -> list[tuple[str, Perturbation]]:
     """The perturbations of a cell by gradient and by the default learner with the largest budget, with their names."""
-    lab = at_its_size(lab)
-    most = max(lab.profile.query_budgets)
-    learner = from_scores.default(most)
-    ways = {"gradient": ("gradient", "gradients", 0), f"{learner}, {most:,} asked": (learner, "scores", most)}
+    most, learner = max(lab.profile.query_budgets), from_scores.DEFAULT
+    ways: dict[str, Run] = {
+        "gradient": ("gradient", "gradients", 0, True),
+        f"{learner}, {most:,} asked": (learner, "scores", most, True),
+    }
     return [(name, fitted(lab, cell, *way)) for name, way in ways.items()]

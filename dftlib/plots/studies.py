@@ -114,34 +114,40 @@ def frontier(table: pd.DataFrame, note: str = "") -> Figure:
 ASKERS = {
     "statistics": ("image statistics", "0.45", "X"),
     "one pass": ("one pass, free N", ABSENT, "v"),
+    "encoder": ("one pass, known network", "#F0E442", "P"),
     "surrogate": ("surrogate", AFTER, "o"),
     "spsa": ("SPSA", OTHER, "s"),
     "corrected spsa": ("SPSA, gradient correction", "#CC79A7", "^"),
-    "cma": ("CMA-ES", BEFORE, "D"),
 }
 
 
 def queries(table: pd.DataFrame, note: str = "") -> Figure:
-    """Accuracy against pictures asked, a panel a data set; a small mark a seed, the line their mean, hollow with labels only.
+    """Accuracy against pictures asked, a panel a data set; a small mark a seed, the line their mean of mirrored Ns.
 
-    Columns: data, seed, learner, told ('scores', 'labels', 'gradients'), used, before, after, threshold, colour_threshold;
-    percent. The best remedy without N is that of the two thresholds which is higher on average.
+    Columns: data, seed, learner, told ('scores', 'labels', 'gradients', 'nothing'), budget, mirror, used, before, after; percent.
+    Hollow: labels only. A cross: an N that isn't mirrored. The best remedy without N is the one that is highest on average.
     """
     sets = table["data"].nunique()
-    with sheet(PAGE * max(sets, 2) / 3, 3.1 if sets > 2 else 3.5, note) as figure:
-        for ax, rows in _panels(figure, table, ["data"], "pictures asked", 5 if sets > 2 else 3):
+    with sheet(PAGE * max(sets, 2) / 3, 3.4 if sets > 2 else 4.2, note) as figure:
+        for ax, rows in _panels(figure, table, ["data"], "pictures asked", 4 if sets > 2 else 2):
             for learner, (name, colour, shape) in ASKERS.items():
-                own = rows[(rows["learner"] == learner) & (rows["told"] == "scores")]
+                asked = rows[rows["learner"] == learner]
+                own = asked[asked["mirror"] & (asked["told"] == "scores")]
                 ax.plot(own["used"], own["after"], shape, color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
                 mean = own.groupby("budget")[["used", "after"]].mean()
                 ax.plot(mean["used"], mean["after"], color=colour, marker=shape, markersize=4.5, label=name)
-                labels = rows[(rows["learner"] == learner) & (rows["told"] == "labels")][["used", "after"]].mean()
+                labels = asked[asked["told"] == "labels"][["used", "after"]].mean()
                 ax.plot(*labels, shape, color=colour, markersize=5, markerfacecolor="none")
-            gradients = rows.groupby("told")["after"].mean()["gradients"]
-            moved = rows[["threshold", "colour_threshold"]].mean().max()
-            ax.axhline(gradients, color="0", linewidth=0.9, label="gradient fit, opened")
+                if len(free := asked[~asked["mirror"]]):
+                    ax.plot(*free[["used", "after"]].mean(), "x", color=colour, markersize=5, label=f"{name}, not mirrored")
+            means = rows.groupby("learner")[["before", "after"]].mean()
+            moved = means["after"].reindex(["threshold", "colour and threshold"]).max()
+            ax.axhline(means["after"]["gradient"], color="0", linewidth=0.9, label="gradient fit, opened")
             ax.axhline(moved, color="0.3", linestyle="--", linewidth=0.9, label="moved threshold")
-            ax.axhline(rows["before"].mean(), color="0.3", linestyle=":", linewidth=0.9, label="before")
+            for remedy, style in (("own features", (0, (6, 1, 1, 1, 1, 1))), ("features and scores", (0, (9, 2)))):
+                ax.axhline(means["after"][remedy], color="0.6", linestyle=style, linewidth=0.9, label=f"{remedy}, no N")
+            ax.axhline(means["after"]["alignment"], color="0.3", linestyle=":", linewidth=0.9, label="aligned")
+            ax.axhline(means["before"]["alignment"], color="0.6", linestyle="-.", linewidth=0.9, label="unaligned")
             ax.set_xscale("log")
             ax.margins(x=0.2)
             ticks = sorted(set(table["budget"]) - {0})
