@@ -61,6 +61,11 @@ def test_a_missing_table_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         scorecard.scorecard("small")
 
 
+def test_drawn_faces_have_no_published_numbers() -> None:
+    with pytest.raises(DataError, match=r"'demo' has drawn faces, .*: take one of real faces, such as 'small'\.$"):
+        scorecard.scorecard("demo")
+
+
 def test_every_number_of_facial_attributes_that_has_a_counterpart_is_there_once() -> None:
     table = scorecard.attributes("small")
     assert not table["quantity"].duplicated().any()

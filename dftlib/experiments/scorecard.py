@@ -32,6 +32,8 @@ def scorecard(profile: str) -> pd.DataFrame:
     the interval of the rise in ROC area lies above zero.
     """
     rows = pd.concat([_stored(name, profile) for name in TABLES.values()])
+    if rows["published_before"].isna().all():
+        raise DataError(f"The profile '{profile}' has drawn faces, which no paper has: take one of real faces, such as 'small'.")
     rows = rows[rows["attribute"] != BESIDE_GENDER]  # which is not in the paper
     rows["psnr"] = rows["psnr"].where(np.isfinite(rows["psnr"]))  # where N = 0 was kept, it is infinite
     cells = rows[rows["protocol"] == rows["protocol"].iloc[0]].groupby(CELL, sort=False)

@@ -75,19 +75,24 @@ Run = tuple[str, str, int, bool]
 
 
 def runs(profile: Profile, cell: Cell) -> list[Run]:
-    """What is compared on a cell: learner, its feedback, its query budget (the largest where one is enough), and mirrored or not.
+    """What is compared on a cell: learner, its feedback, its query budget (the middle one where one is enough), and mirrored or not.
 
     The last data set has every learner, the best two with labels only too, and the default with an N that isn't mirrored; the
     others have what asks nothing and the default.
     """
-    most, cheap = max(profile.query_budgets), [("gradient", "gradients", 0, True)]
-    cheap.append(("statistics", "scores", most, True))
+    budgets, usual = profile.query_budgets, _usual(profile)
+    cheap = [("gradient", "gradients", 0, True), ("statistics", "scores", max(budgets), True)]
     if cell.data != profile.query_datasets[-1]:
-        return [*cheap, *((from_scores.DEFAULT, "scores", budget, True) for budget in profile.query_budgets)]
-    told = [(name, "scores", budget, True) for name in ("surrogate", "spsa") for budget in profile.query_budgets]
-    once = [(name, "scores", most, True) for name in ("one pass", "encoder", "corrected spsa")]
-    more = [*((name, "labels", most, True) for name in ("surrogate", "spsa")), (from_scores.DEFAULT, "scores", most, False)]
+        return [*cheap, *((from_scores.DEFAULT, "scores", budget, True) for budget in budgets)]
+    once = [(name, "scores", usual, True) for name in ("one pass", "encoder", "corrected spsa")]
+    told = [(name, "scores", budget, True) for name in ("surrogate", "spsa") for budget in budgets]
+    more = [*((name, "labels", usual, True) for name in ("surrogate", "spsa")), (from_scores.DEFAULT, "scores", usual, False)]
     return [*cheap, *once, *told, *more]
+
+
+def _usual(profile: Profile) -> int:
+    """The middle one of the budgets."""
+    return sorted(profile.query_budgets)[len(profile.query_budgets) // 2]
 
 
 def _key(lab: Lab, cell: Cell) -> dict[str, Any]:
@@ -225,8 +230,8 @@ def summary(made: pd.DataFrame) -> pd.DataFrame:
 
 
 def pair(lab: Lab, cell: Cell) -> list[tuple[str, Perturbation]]:
-    """The perturbations of a cell by gradient and by the default learner with the largest budget, with their names."""
-    most, learner = max(lab.profile.query_budgets), from_scores.DEFAULT
+    """The perturbations of a cell by gradient and by the default learner with the middle budget, with their names."""
+    most, learner = _usual(lab.profile), from_scores.DEFAULT
     ways: dict[str, Run] = {
         "gradient": ("gradient", "gradients", 0, True),
         f"{learner}, {most:,} asked": (learner, "scores", most, True),

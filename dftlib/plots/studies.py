@@ -253,9 +253,11 @@ def _sketch(x: float, y: float, apart: float) -> DrawingArea:
 def scorecard(table: pd.DataFrame, note: str = "") -> Figure:
     """The paper's rise beside ours for each of its cells: the picture of `scorecard.scorecard`, Tables 2, 3, 5 and 6."""
     rows = table[table["table"] != 4].reset_index(drop=True)
+    clear, ahead = rows["beats_remedies"] == "yes", rows["over_best"] > 0
     verdicts = {
-        "beats every simple remedy": (AFTER, "D", rows["beats_remedies"] == "yes"),
-        "not shown to beat the best of them": (ABSENT, "o", rows["beats_remedies"] != "yes"),
+        "clearly ahead of every simple remedy": (AFTER, "D", clear),
+        "ahead, but not clearly": (ABSENT, "o", ahead & ~clear),
+        "the simple remedy does it": (BEFORE, "X", ~ahead & ~clear),
     }
     titles = {2: "Gender, own data", 3: "attributes, own data", 5: "Gender, other data", 6: "attributes, other data"}
     y = np.arange(len(rows)) + rows["table"].map({t: i for i, t in enumerate(titles)}).to_numpy() * 1.4
@@ -281,5 +283,5 @@ def scorecard(table: pd.DataFrame, note: str = "") -> Figure:
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
         ax.grid(axis="x", **FINE)
-        figure.legend(loc="outside upper center", ncols=3)
+        figure.legend(loc="outside upper center", ncols=2)
     return figure
