@@ -28,7 +28,7 @@ from dftlib.perturbation.baselines import ChannelStatistics
 from dftlib.perturbation.perturbation import Perturbation
 from dftlib.progress import tqdm
 
-FITTED = 2500  # fitting images at most: the smaller of the two budgets of the profile `small`
+FITTED = 2500  # fitting images at most: the smallest budget of the profile `small`
 MIN_PSNR = 30.4  # on fitting images, so that test images keep 30
 PRICE = 1.0  # of a thousand images asked, in dollars: the order of what services took in 2025
 # Remedies without N, in the order of the table: what they are told of the fitting images, and stages of `remedies` to compare.
@@ -75,7 +75,7 @@ Run = tuple[str, str, int, bool]
 
 
 def runs(profile: Profile, cell: Cell) -> list[Run]:
-    """What is compared on a cell: learner, its feedback, its query budget (the middle one where one is enough), and mirrored or not.
+    """What is compared on a cell: learner, its feedback, its budget (the middle one where one is enough), mirrored or not.
 
     The last data set has every learner, the best two with labels only too, and the default with an N that isn't mirrored; the
     others have what asks nothing and the default.
