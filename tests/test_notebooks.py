@@ -1,7 +1,9 @@
 """The notebooks as documents: thin, with outputs that nbval can compare, and deaf to parameters that nobody knows."""
 
 import ast
+import re
 import shutil
+import subprocess
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
@@ -31,6 +33,39 @@ def test_is_thin_and_has_parameters(path: Path) -> None:
         assert not isinstance(node, ast.ClassDef), "a class belongs in dftlib"
         if isinstance(node, ast.FunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 5, f"{node.name} belongs in dftlib"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_opens_with_what_one_learns_and_ends_with_what_to_try(path: Path) -> None:
+    """A sentence and a time; and overrides that the profile knows and that change something."""
+    first, *_, last = nbformat.read(path, 4).cells
+    title, _, learned, _, time, *_ = first.source.split("\n")
+    assert title.startswith(f"# {path.name[:2]} · ")
+    assert re.fullmatch(r"\*\*What one learns\.\*\* [^.]+\.", learned)
+    assert re.fullmatch(r"\*\*Time\.\*\* .*(minute|second).*\.", time)
+    assert last.cell_type == "markdown"
+    assert last.source.startswith("## What to try next\n\n- ")
+    for name, value in re.findall(r"`(\w+) = ([^`]+)`", last.source):
+        given = {"profile": "demo", name: ast.literal_eval(value)}
+        changed = profile.from_notebook(given)
+        assert given["profile"] != "demo" or profile.overridden(changed) == [name]
+
+
+def test_the_index_of_figures_names_each_and_what_draws_it() -> None:
+    """figures/README.md: every link is of a file, each under the notebook that writes it, and no committed figure is left out."""
+    folder = ROOT / "figures"
+    named: set[str] = set()
+    for section in (folder / "README.md").read_text().split("\n## ")[1:]:
+        maker, *links = re.findall(r"\]\(([^)]+)\)", section)
+        assert (folder / maker).is_file()
+        assert [link for link in links if not (folder / link).is_file()] == []
+        if maker.endswith(".ipynb"):
+            source = "\n".join(cell.source for cell in code(folder / maker))
+            assert [link for link in links if f'"{Path(link).stem}", ' not in source] == []
+        named |= set(links)
+    if (ROOT / ".git").exists():
+        listed = subprocess.run(["git", "ls-files", "*.png"], cwd=folder, capture_output=True, text=True, check=True).stdout
+        assert set(listed.split()) - named == set()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

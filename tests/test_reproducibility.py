@@ -38,6 +38,8 @@ def expected() -> list[str]:
     findings = stored("scorecard_findings")
     held = findings[findings["case"] == "mean share of other answers changed"].set_index("finding")
     moved, port = held.loc["MOON's attributes move together more"], held.loc["two epochs' images port better"]
+    scans = stored("digits", "demo").set_index("scanner")
+    alike, shift = scans.loc[["contrast", "uneven light", "smudge", "blur"]].mean(numeric_only=True), scans.loc["shift"]
     washed = stored("box_maps_at_zero").query("box == 'printed'")["psnr"].mean()
     return [
         f"Gender in its own set, mean of three: {own['before']:.1f} → {own['after']:.1f} |",
@@ -54,6 +56,8 @@ def expected() -> list[str]:
         f"MOON {moved['first']:.2f}, separate networks {moved['second']:.2f} |",
         f"of {len(findings)} comparisons with the paper's own, {int(findings['holds'].sum())} hold |",
         f"leaves {washed:.1f} dB of a picture",
+        f"{alike['before']:.1f} → {alike['after']:.1f} with N, {alike['offsets']:.1f} with an offset a class",
+        f"one pixel: {shift['after']:.1f} with N, {shift['aligned_matched']:.1f} moved\nback",
     ]
 
 

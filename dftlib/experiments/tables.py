@@ -22,6 +22,7 @@ from dftlib.perturbation.perturbation import Perturbation
 from dftlib.plots import style
 from dftlib.progress import tqdm
 
+OF_EACH = 5  # test images of a person
 CELL = ("table", "data", "model", "attribute", "protocol", "seed")
 
 
@@ -74,6 +75,26 @@ def subgroups(lab: Lab, found: Iterable[Outcome], smallest: int = 50) -> pd.Data
                 own = o.comparison.of(here)
                 said = {"group": group, "n": int(here.sum()), "people": len(np.unique(own.subjects))}
                 rows.append({**{k: o.row[k] for k in CELL}, **said, **own.row()})
+    return pd.DataFrame(rows)
+
+
+def interval_widths(found: Iterable[Outcome]) -> pd.DataFrame:
+    """Width of the rise's 95 % interval over people and over images (points), and their ratio, where people come several times.
+
+    Of everybody with three test images or more, at most `OF_EACH`: as many as CelebA, whose people aren't named, has of each.
+    """
+    rows = []
+    for o in found:
+        given = pd.Series(o.test.subjects)
+        often = given[given.map(given.value_counts()) >= 3]
+        kept = often[often.groupby(often).cumcount() < OF_EACH].index
+        people = o.comparison.of(np.isin(np.arange(len(given)), kept))
+        images = replace(people, subjects=np.arange(len(kept)).astype(str))
+        over_people, over_images = (c.rise["_hi"] - c.rise["_lo"] if len(kept) else 0.0 for c in (people, images))
+        if over_images > 0:
+            widths = {"over_people": over_people, "over_images": over_images, "ratio": over_people / over_images}
+            counts = {"people": len(np.unique(people.subjects)), "images": len(kept)}
+            rows.append({**{k: o.row[k] for k in CELL}, **counts, **widths})
     return pd.DataFrame(rows)
 
 

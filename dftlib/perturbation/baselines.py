@@ -17,14 +17,14 @@ from dftlib.perturbation.perturbation import Perturbation
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """Mean and standard deviation of each channel over a set of images, 3 values each, in grey levels."""
+    """Mean and standard deviation of each channel over a set of images, C values each, in grey levels."""
 
     mean: Floats
     deviation: Floats
 
     @staticmethod
     def of(images: Pictures) -> "ChannelStatistics":
-        mean, square = np.zeros(3), np.zeros(3)
+        mean, square = np.zeros(images.shape[1]), np.zeros(images.shape[1])
         for batch in batches(images):
             part = _tensor(batch).cpu().numpy().astype(np.float64)
             mean += part.sum((0, 2, 3))
@@ -35,9 +35,9 @@ class ChannelStatistics:
 
 
 def match_channels(images: Pictures, own: ChannelStatistics, wanted: ChannelStatistics) -> Tensor:
-    """The colour control: images uint8 n x 3 x H x W given the `wanted` mean and std of each channel, uint8, where they are."""
-    gain = torch.from_numpy(wanted.deviation / np.maximum(own.deviation, 1e-9)).float().view(1, 3, 1, 1)
-    centre, target = (torch.from_numpy(s.mean).float().view(1, 3, 1, 1) for s in (own, wanted))
+    """The colour control: images uint8 n x C x H x W given the `wanted` mean and std of each channel, uint8, where they are."""
+    gain = torch.from_numpy(wanted.deviation / np.maximum(own.deviation, 1e-9)).float().view(1, -1, 1, 1)
+    centre, target = (torch.from_numpy(s.mean).float().view(1, -1, 1, 1) for s in (own, wanted))
 
     def matched(batch: Tensor) -> Tensor:
         a, b, c = (number.to(batch.device) for number in (centre, gain, target))
