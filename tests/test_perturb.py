@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dftlib.cli import perturb
 from dftlib.cli.common import STOPPED
+from dftlib.datasets import align, synthetic
 from dftlib.errors import DataError
 from dftlib.perturbation import folder
 from dftlib.perturbation.perturbation import Perturbation
@@ -67,6 +68,23 @@ def test_every_picture_gets_the_perturbation(photos: Path, box: str, capsys: pyt
     for file in ("a.jpg", "a.png", "x/y/b.JPG"):
         assert torch.equal(pixels(photos.parent / "out" / f"{file}.png"), n.apply_uint8(pixels(photos / file)[None])[0])
     assert capsys.readouterr().out == f"3 of 3 pictures are in {photos.parent / 'out'}.\n"
+
+
+def test_faces_are_aligned_as_those_of_the_fit_were(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is written is the aligned face with N; a picture without a face is named and left out."""
+    n = Perturbation(0.3 * torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(0)), "atanh", {"aligned": 0.2})
+    n.save(photos.parent / "p.safetensors")
+    faces = synthetic.draw("press", 8, 1, 64).pictures
+    found = [align.face(face.permute(1, 2, 0).numpy(), 32, 0.2) for face in faces]
+    (cut, face) = next((cut, face) for cut, face in zip(found, faces, strict=True) if cut is not None)
+    Image.fromarray(face.permute(1, 2, 0).numpy()).save(photos / "face.png")
+    assert run(photos) == 1
+    assert written(photos) == ["face.png.png", folder.MARK]
+    wanted = n.apply_uint8(torch.from_numpy(cut).permute(2, 0, 1)[None])[0]
+    assert torch.equal(pixels(photos.parent / "out" / "face.png.png"), wanted)
+    said = capsys.readouterr()
+    assert "Added to: faces that dlib finds and aligns by five landmarks, with 20 % around." in said.out
+    assert said.err.count("shows no face that dlib's detector finds: leave it out, or cut it closer around the face.") == 3
 
 
 @pytest.mark.parametrize("size", [(5 * W, 4 * H), (7, 9)])

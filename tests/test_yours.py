@@ -23,10 +23,12 @@ from onnx import TensorProto, helper
 from PIL import Image
 from web_service import WebService
 
-from dftlib.datasets import synthetic
+from dftlib.datasets import align, synthetic
 from dftlib.errors import DataError
 from dftlib.experiments import own_classifier, scores_only
 from dftlib.experiments.own_classifier import Request, tune
+from dftlib.notebook import checks
+from dftlib.notebook.pages import write_page
 from dftlib.paths import ROOT
 from dftlib.perturbation import from_scores, surrogates
 from dftlib.perturbation.perturbation import Perturbation
@@ -88,7 +90,7 @@ def test_what_came_out(wanted: Request) -> None:
     assert one["rise"] == pytest.approx(one["after"] - one["before"])
     assert one["majority"] == 50
     assert one["threshold"] > one["before"]
-    assert any("moving the classifier's threshold" in line for line in tuned.said)
+    assert any("moving the threshold" in line for line in tuned.said)
     assert one["sent_now"] == one["used"] == sum(asked) <= one["budget"]
     assert one["psnr"] > 25
     assert (one["auc_before"], one["unsteady"]) == (pytest.approx(1, abs=0.1), 0)
@@ -96,6 +98,25 @@ def test_what_came_out(wanted: Request) -> None:
     assert tuned.per_class["n_test"].tolist() == [12, 12]
     assert torch.equal(tuned.after, tuned.perturbation.apply_uint8(tuned.images))
     assert "1 pictures in the folder have no label" in tuned.said[-2]
+    said = f"{one['before']:.1f} ({one['before_lo']:.1f} to {one['before_hi']:.1f})"
+    assert tuned.accuracies()["right"].to_dict()["as they are"] == tuned.accuracies().iloc[0, 0] == said
+    assert tuned.classes().columns.tolist() == ["before", "after", "rise", "pictures", "set right", "set wrong"]
+    assert tuned.classes()["pictures"].to_dict() == {"dark": 12, "pale": 12}
+    assert tuned.facts(used="asked", nothing="no such", psnr="dB").index.tolist() == ["asked", "dB"]
+    assert "<li>pixels: 8</li>" in tuned.parameters()
+    assert tuned.verdict().startswith("<h1>Not recommended: leave the pictures as they are</h1><p>It is behind a simple remedy")
+    assert "emonstration" not in tuned.verdict()
+    assert "<em>Demonstration on drawn greys.</em>" in tuned.verdict("drawn greys")
+    bars = [round(bar.get_width(), 1) for bar in tuned.picture().axes[3].patches]  # type: ignore[attr-defined]
+    assert bars == [round(one[name], 1) for name in ("before", "after", "majority", "threshold")]
+
+
+def test_words_of_a_user_are_no_markup(wanted: Request, photos: Path, tmp_path: Path) -> None:
+    (labels := tmp_path / "labels.csv").write_text((photos / "labels.csv").read_text().replace("dark", "<b>dark"))
+    tuned = tune(replace(wanted, labels=str(labels), model="test_yours:low", classes=["<b>dark", "pale"]))
+    assert any("<b>" in line for line in tuned.said)
+    assert "&lt;b&gt;dark" in tuned.verdict()
+    assert "<b>" not in tuned.verdict() + tuned.parameters()
 
 
 def labelled(pictures: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -112,6 +133,20 @@ def test_n_is_recommended_where_nothing_simpler_does_as_well(wanted: Request) ->
     assert scored.summary["val_rise_lo"].item() > 0
     assert not scored.summary["recommended"].item()
     assert "It is behind a simple remedy, moving the threshold: " in scored.said[0]
+
+
+def test_the_checks_of_the_notebook_hold_where_a_simple_remedy_is_ahead(
+    wanted: Request, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A rise that is clear of zero, and all the same no N to recommend."""
+    tuned = tune(wanted)
+    assert tuned.summary["val_rise_lo"].item() > 0
+    assert not tuned.summary["recommended"].item()
+    tuned.save(Path(wanted.out), tuned.examples())
+    known = {"tuned": tuned, "asked": wanted, "own_classifier": own_classifier, "checks": checks, "Path": Path, "torch": torch}
+    (source,) = [cell.source for cell in nbformat.read(NOTEBOOK, 4).cells if cell.source.startswith("result, kept")]
+    exec(source, {**known, "Perturbation": Perturbation})
+    assert capsys.readouterr().out.count("PASS") == source.count("checks.check(")
 
 
 def test_a_second_run_asks_a_few_anew_and_nothing_else(wanted: Request) -> None:
@@ -220,6 +255,111 @@ def test_folders_in_the_order_of_their_names(wanted: Request, tmp_path: Path) ->
         tune(wanted)
     order = json.loads(str(caught.value).rpartition("to ")[2].rstrip("."))
     assert tune(replace(wanted, classes=order)).summary["before"].item() == 100
+
+
+# ---- aligned faces
+
+
+@pytest.fixture(scope="module")
+def people(scratch: Path) -> Path:
+    """80 drawn faces of 64 x 64; in some of them dlib's detector finds none."""
+    folder, drawn = scratch / "people", synthetic.draw("press", 80, 1, 64)
+    folder.mkdir()
+    for i, picture in enumerate(drawn.pictures):
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
+    rows = [f"{i}.png,{'pale' if picture.float().mean() > 110 else 'dark'}" for i, picture in enumerate(drawn.pictures)]
+    (folder / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    return folder
+
+
+def test_aligned_faces(wanted: Request, people: Path) -> None:
+    wanted = replace(wanted, images=str(people), labels=str(people / "labels.csv"), pixels=32, budget=240, align=True)
+    tuned = tune(wanted)
+    one, out = tuned.summary.iloc[0], Path(wanted.out)
+    (faceless,) = [line for line in tuned.said if line.startswith("No face is found in ")]
+    assert int(faceless.split()[5]) == 80 - one["pictures"] > 0
+    assert one["sent_now"] == one["used"] == sum(asked) <= 240
+    labels = dict(line.split(",") for line in (people / "labels.csv").read_text().splitlines()[1:])
+    whole = np.stack([np.asarray(Image.open(file).resize((32, 32), Image.Resampling.LANCZOS)) for file in tuned.sources])
+    right = (bright(whole) > 0.5) == [labels[Path(file).name] == "pale" for file in tuned.sources]
+    assert one["unaligned"] == pytest.approx(100 * right.mean())
+    assert one["asked_unaligned"] == one["n_test"] + tuned.perturbation.about["validation"]["images"]
+    assert any(
+        f"{one['unaligned']:.1f} % right as whole pictures, {one['before']:.1f} % as aligned" in line for line in tuned.said
+    )
+    assert tuned.accuracies().index[[0, 2]].tolist() == ["aligned, as they are", "whole pictures, not aligned"]
+    assert tuned.perturbation.about["aligned"] == align.PADDING
+    assert "faces that dlib finds and aligns by five landmarks, with 20 % around" in tuned.perturbation.card()
+    tuned.perturbation.save(kept := out / "perturbation.safetensors")
+    assert own_classifier.same_as_command(kept, tuned.sources[:2], tuned.after[:2])
+    assert not own_classifier.same_as_command(kept, tuned.sources[:2], tuned.images[:2])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"pixels": [8, 6]}, r"Aligned faces are square, but the model's pictures are 8 x 6: set `pixels` to one number"),
+        ({}, "No face is found in any picture of class 'dark' of the train split: add pictures .* or leave `align` out"),
+        ({"budget": 177}, "A budget of 177 pictures can't fit, check and test a perturbation: give 178 or more"),
+    ],
+)
+def test_faults_of_alignment_are_said_before_anything_is_asked(wanted: Request, change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        tune(replace(wanted, align=True, **change))
+    assert not asked
+
+
+def test_the_least_budget_that_is_named_does(wanted: Request, people: Path) -> None:
+    assert own_classifier.least(False) == 128
+    wanted = replace(wanted, images=str(people), labels=str(people / "labels.csv"), pixels=32, budget=178, align=True)
+    assert tune(wanted).summary["used"].item() <= 178
+
+
+def shy_of_whole(pictures: NDArray[np.uint8]) -> list[float | None]:
+    """Answers what is aligned only: there the corners are brighter or darker than those of drawn pictures, told by a list."""
+    asked.append(len(pictures))
+    known = {whole.tobytes() for whole in wholes}
+    return [None if picture.tobytes() in known else float(p) for p, picture in zip(bright(pictures), pictures, strict=True)]
+
+
+wholes: list[NDArray[np.uint8]] = []
+
+
+def test_a_service_that_finds_no_face_in_whole_pictures(wanted: Request, people: Path) -> None:
+    """Pictures that get no answer unless they are aligned count as wrong unaligned, and end no run."""
+    wholes[:] = [np.asarray(Image.open(people / f"{i}.png").resize((32, 32), Image.Resampling.LANCZOS)) for i in range(80)]
+    wanted = replace(wanted, images=str(people), labels=str(people / "labels.csv"), pixels=32, budget=240, align=True)
+    assert tune(replace(wanted, model="test_yours:shy_of_whole")).summary["unaligned"].item() == 0
+
+
+# ---- more classes than two
+
+
+def doubled(pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Of three levels of grey it mostly takes the middle for the highest, which its scores tell all the same."""
+    asked.append(len(pictures))
+    level = pictures.mean((1, 2, 3))
+    scores = np.exp(-(np.abs(level[:, None] - [60, 120, 135]) / 20))
+    return scores / scores.sum(1, keepdims=True)
+
+
+def test_scores_of_more_classes_are_weighed_anew(wanted: Request, tmp_path: Path) -> None:
+    photos, rows, random = tmp_path / "levels", [], np.random.default_rng(0)
+    photos.mkdir()
+    for i in range(150):
+        grey = np.clip(random.normal((60, 132, 200)[i % 3], 5, (8, 8, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(grey).save(photos / f"{i}.png")
+        rows.append(f"{i}.png,{i % 3}")
+    (tmp_path / "levels.csv").write_text("\n".join(["file,label", *rows]))
+    wanted = replace(wanted, images=str(photos), labels=str(tmp_path / "levels.csv"), model="test_yours:doubled", budget=400)
+    tuned = tune(wanted)
+    one = tuned.summary.iloc[0]
+    assert one["before"] < 70
+    assert one["stack"] == 100
+    assert "threshold" not in one
+    assert tuned.accuracies().index[-1] == "scores weighed anew"
+    assert tuned.perturbation.about["validation"]["remedy"] == "weighing the classifier's scores anew"
+    assert not one["recommended"]
 
 
 # ---- pictures without an answer
@@ -333,6 +473,10 @@ def test_faults_are_said_before_anything_is_asked(wanted: Request, change: dict[
 def test_parameters_of_the_notebook() -> None:
     given = {"images": "a", "labels": "b", "model": "c", "budget": 500, "profile": "demo", "seeds": [0], "In": [], "_": 3}
     assert own_classifier.request(given) == Request("a", "b", "c", 500, f"{os.environ['DFT_OUTPUT']}/build/yours")
+    for word, meant in (("chip", True), ("none", False)):  # of a profile
+        assert own_classifier.request({**given, "align": word}).align is meant
+    with pytest.raises(DataError, match="Parameter 'align' must be bool, not 'crop'"):
+        own_classifier.request({**given, "align": "crop"})
     with pytest.raises(DataError, match="Unknown parameter 'budjet': the parameters are images, labels"):
         own_classifier.request({**given, "budjet": 3})
 
@@ -402,8 +546,11 @@ def test_from_a_folder_and_a_web_service_to_perturbed_photos(tmp_path: Path) -> 
     assert "ecommended" in text
     assert "synthetic" not in text
     html = (out / "report.html").read_text()
-    for word in (f"{one['before']:.1f} % right before, {one['after']:.1f} % with N", "over_threshold_lo", "data:image/png"):
+    for word in (f"{one['before']:.1f} % right before", f"{one['after']:.1f} % with N", "threshold moved", "data:image/png"):
         assert word in html
+    write_page(out / "report.ipynb", page := tmp_path / "page.html", results=True)
+    assert not re.search("synthetic|demonstration", page.read_text(), re.IGNORECASE)
+    assert "<li>model: http" in page.read_text()
 
     n = Perturbation.load(out / "perturbation.safetensors")
     assert n.n.shape == (3, 32, 32)

@@ -4,12 +4,15 @@
 
 Every picture below the folder, linked folders too, is written to the same place below the new one, its name with .png behind
 it: a.jpg becomes a.jpg.png. It must have the perturbation's size, unless that is of dft tune: fitted to whole pictures resized,
-it is stretched to the picture's size (bicubic), because the classifier resizes the picture anyway. First the perturbation's card
-is shown: whether it is recommended, and for which pictures and classifier. Where the pictures' brightness, colours or contrast
-are far from those it was fitted on, a warning follows. What leaves is RGB, 8 bits, PNG (JPEG would change what was added),
-turned as the EXIF orientation says; transparency, further frames and all metadata, colour profiles among them, are dropped. A
-second call goes on where a killed one was, and redoes pictures whose content changed.
-Exit status: 0 all done, 1 some pictures can't be read or named, or have another size, 2 nothing can be done.
+it is stretched to the picture's size (bicubic), because the classifier resizes the picture anyway. If it was fitted to aligned
+faces (dft tune --align), the face of each picture is found and aligned in the same way, and written in its place, at the size
+of the perturbation. First the perturbation's card is shown: whether it is recommended, and for which pictures and classifier.
+Where the pictures' brightness, colours or contrast are far from those it was fitted on, a warning follows. What leaves is RGB,
+8 bits, PNG (JPEG would change what was added), turned as the EXIF orientation says; transparency, further frames and all
+metadata, colour profiles among them, are dropped. A second call goes on where a killed one was, and redoes pictures whose
+content changed.
+Exit status: 0 all done, 1 some pictures can't be read or named, have another size, or show no face to align, 2 nothing
+can be done.
 """
 
 import sys

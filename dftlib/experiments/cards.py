@@ -1,9 +1,18 @@
-"""What the card of a cell's perturbation says beyond what its fit knows."""
+"""What the card of a perturbation says beyond what its fit knows: what became of validation and test images."""
+
+from typing import Any
 
 from dftlib.experiments.lab import Lab, under
 from dftlib.experiments.outcome import Cell, beside_simple
+from dftlib.metrics.comparison import Comparison
 from dftlib.perturbation.perturbation import Perturbation
 from dftlib.progress import tqdm
+
+
+def with_evidence(found: Perturbation, chosen: Comparison, measured: Comparison, **more: Any) -> Perturbation:
+    """The perturbation as its validation images decide and its test images show, with `more` of `about`."""
+    decided = {"recommended": chosen.recommended, "why_not": chosen.why_not, "validation": chosen.evidence()}
+    return found.with_about({**found.about, **decided, "test": measured.evidence(), **more})
 
 
 def carded(lab: Lab, cell: Cell) -> Perturbation:
@@ -14,6 +23,4 @@ def carded(lab: Lab, cell: Cell) -> Perturbation:
         beside_simple(model.scores(split.images), under(model, found, split.images), split, answers, fit)
         for split in tqdm((val, test), desc="card", unit="split")
     )
-    about = {**found.about, "recommended": chosen.recommended, "why_not": chosen.why_not}
-    about |= {"validation": chosen.evidence(), "test": measured.evidence()}
-    return found.with_about(about)
+    return with_evidence(found, chosen, measured)

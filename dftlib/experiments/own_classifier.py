@@ -1,48 +1,58 @@
 """What notebook 10 does: a perturbation for a practitioner's own images and a classifier that only answers, measured.
 
-Of the query budget a quarter at most is kept for test images, asked as they are and with N; `fit_black_box` gets the rest.
+Of the query budget a quarter at most is kept for test images, asked as they are and with N (where faces are aligned, another
+fifth at most for test and validation images that aren't); `fit_black_box` gets the rest.
 Every answer goes through one query log, `answers.db`, so that a second call with the same parameters asks nothing.
 """
 
 import contextlib
 import io
 import json
+import math
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_origin
 
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from dftlib import artefacts, paths, seeds
 from dftlib.classifiers.answers import counted_wrong, require_words
 from dftlib.classifiers.black_box import BlackBox
 from dftlib.classifiers.load import load_classifier
-from dftlib.datasets import folder, synthetic
+from dftlib.datasets import align, folder, synthetic
 from dftlib.datasets.base import SPLITS, FaceDataset, Split
 from dftlib.errors import DataError
+from dftlib.experiments.cards import with_evidence
 from dftlib.experiments.lab import signature
+from dftlib.experiments.own_report import Tuned, few, in_words, said_of_answers, said_of_n
 from dftlib.experiments.profile import Profile, parameters
+from dftlib.images import Pictures
 from dftlib.metrics import classification, similarity
-from dftlib.metrics.class_order import ClassOrder, ClassOrderError, likely_order
+from dftlib.metrics.class_order import ClassOrderError, likely_order
 from dftlib.metrics.comparison import Comparison, compare
 from dftlib.models.dlib_files import DlibGender
 from dftlib.perturbation.folder import perturb_folder
-from dftlib.perturbation.from_scores import CHECKED, REPEATED, fit_black_box
+from dftlib.perturbation.from_scores import CHECKED, ENOUGH, REPEATED, fit_black_box
 from dftlib.perturbation.perturbation import Perturbation
-from dftlib.perturbation.query_log import CHANGED, Meter, QueryLog, UnansweredError, digests
-from dftlib.plots import data_finetuning
+from dftlib.perturbation.query_log import Meter, QueryLog, UnansweredError, digests
 
 TESTED = 8  # one part in so many of the budget goes to test images, and as much again to the same ones with N
-NAMED = 5  # files named where there may be many
-LEAST = CHECKED * REPEATED * TESTED // (TESTED - 2)  # of what is left for the fit, a part must do for its check
+FEWEST_KNOWN = 2  # classes among answered images, for scores to be weighed
+WORDS = {"chip": True, "none": False}  # what a profile calls it
+
+
+def least(aligned: bool) -> int:
+    """The smallest budget: of what is left for the fit, a part must do for its check."""
+    return math.ceil(CHECKED * REPEATED / (1 - (2 + aligned) / TESTED - aligned / CHECKED))
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,7 @@ class Request:
     pixels: int | list[int] = 0  # height = width, or height and width
     options: dict[str, Any] = field(default_factory=dict)
     classes: list[Any] = field(default_factory=list)
+    align: bool = False
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -71,8 +82,10 @@ class Request:
         require_words("classes", self.classes)
         if missing := [name for name in ("images", "labels", "model") if not getattr(self, name)]:
             raise DataError(f"Parameter '{missing[0]}' is empty: give it too, or leave images, labels and model all empty.")
-        if self.budget < LEAST:
-            raise DataError(f"A budget of {self.budget} pictures can't fit, check and test a perturbation: give {LEAST} or more.")
+        if self.budget < (enough := least(self.align)):
+            raise DataError(
+                f"A budget of {self.budget} pictures can't fit, check and test a perturbation: give {enough} or more."
+            )
 
 
 def request(namespace: Mapping[str, Any]) -> Request:
@@ -85,6 +98,8 @@ def request(namespace: Mapping[str, Any]) -> Request:
     if unknown := sorted(set(given) - {*known, *(f.name for f in fields(Profile))}):
         raise DataError(f"Unknown parameter '{unknown[0]}': the parameters are {', '.join(known)}.")
     asked: dict[str, Any] = {name: given[name] for name in known if given.get(name)}
+    if "align" in asked:
+        asked["align"] = WORDS.get(asked["align"], asked["align"])
     asked.setdefault("out", str(paths.output_folder() / "build" / "yours"))
     return Request(**asked) if {"images", "labels", "model"} & set(asked) else demonstration(asked["out"])
 
@@ -107,95 +122,59 @@ def _write(picture: Tensor, path: Path) -> None:
         Image.fromarray(picture.permute(1, 2, 0).numpy()).save(temporary)
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """A perturbation, and what it did to the n test images that were asked.
-
-    summary:       one row: counts, accuracies (percent) with 95 % intervals, remedies, ROC areas, PSNR (dB), what was asked
-    per_class:     a row a class: its accuracy before and after
-    said:          what follows from them, in plain words
-    images, after: the test images as they are and with N, uint8 n x 3 x H x W
-    true:          before and after, 2 x n: the score of the true class
-    comparison:    which of them are right before and after
-    """
-
-    perturbation: Perturbation
-    summary: pd.DataFrame
-    per_class: pd.DataFrame
-    said: tuple[str, ...]
-    images: Tensor
-    after: Tensor
-    true: NDArray[np.float64]
-    comparison: Comparison
-
-    def examples(self, note: str = "", most: int = 8) -> Figure:
-        """Test images before and after, drawn at random, those first that were set right or wrong."""
-        order, right = seeds.rng("examples").permutation(len(self.images)), self.comparison.right
-        rows = order[np.argsort((right["before"] == right["after"])[order], kind="stable")][:most]
-        one = self.summary.iloc[0]
-        title = f"of {one['n_test']:,} test pictures {one['gained']:,} set right, {one['lost']:,} set wrong"
-        return data_finetuning.examples(self.images[rows], self.after[rows], self.true[:, rows], title, note)
-
-    def save(self, out: Path, picture: Figure) -> None:
-        """Writes perturbation.safetensors and .png, summary.csv, per_class.csv and examples.png, each whole or not at all."""
-        self.perturbation.save(out / "perturbation.safetensors")
-        for name, table in {"summary": self.summary, "per_class": self.per_class}.items():
-            with artefacts.whole(out / f"{name}.csv") as temporary:
-                table.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g")
-        with artefacts.whole(out / "examples.png") as temporary:
-            picture.savefig(temporary, dpi=200, metadata={"Software": ""})
-
-
 def tune(asked: Request) -> Tuned:
     """Fits N to the training images of the folder, and measures it on test images of other people.
 
     What is answered is in `out`/answers.db at once. Raises `DataError` for faults in the parameters, the images and the CSV
     before anything is asked, and whatever the classifier raises.
     """
-    box, photos, names = _read(asked)
+    box, photos, names, whole = _read(asked)
     faces = photos.dataset
     fit, val, test = _splits(faces, asked.budget // TESTED)
     log = QueryLog(answers := Path(asked.out) / "answers.db")
     there, anew = len(log), log.anew()
-    with _in_words(box, log, faces, names):
+    meters = [Meter(box, log, 2 * len(test))]
+    if whole:
+        meters.append(Meter(box, log, len(test) + min(len(val), ENOUGH, asked.budget // CHECKED)))
+    known = Answers(box, log, names, whole, meters[-1])
+    with _in_words(known, faces):
         n = fit_black_box(
             box, fit.images, fit.labels, val.images, val.labels, val.subjects,
-            query_budget=asked.budget - 2 * len(test), query_log=answers,
+            query_budget=asked.budget - sum(meter.budget for meter in meters), query_log=answers,
         )  # fmt: skip
-        meter = Meter(box, log, 2 * len(test))
-        before = meter.scores(test.images)
+        before = meters[0].scores(test.images)
         answered = before.isfinite().all(1)
         before, test = before[answered], _those(test, answered.numpy())
         images = torch.as_tensor(test.images)
         after = n.apply_uint8(images)
-        shown = meter.scores(after)
-    meter.close()
+        shown = meters[0].scores(after)
     lost, shown = int(shown.isnan().any(1).sum()), counted_wrong(shown, test.labels)
-    scores = before, shown
-    remedies: dict[str, Tensor] = {"majority": test.labels == fit.labels.bincount().argmax()}
-    more: dict[str, Any] = {}
-    if len(names) == 2:
-        threshold, more["threshold_pictures"] = _threshold(box, log, fit, val)
-        remedies["threshold"] = (before[:, 1].double() > threshold) == test.labels
+    majority = {"majority": test.labels == fit.labels.bincount().argmax()}
+    remedies = {**majority, **known.remedies(before, test, fit, val)}
     comparison = compare(before, shown, test, remedies, _classes(test, names))
-    chosen = _chosen(box, log, n, fit, val, names)
+    chosen = known.chosen(n, fit, val)
+    for meter in meters:
+        meter.close()
+    more: dict[str, Any] = {"learned_on": len(known.learned(fit, val)[1])}
+    if whole:
+        more["asked_unaligned"] = meters[1].used
     if len(names) == 2:
         more |= {name: area for name, area in comparison.areas().items() if name in ("auc_before", "auc_after")}
     for name in remedies:
         more[name] = comparison.accuracy(name)
         more |= {f"over_{name}{end}": value for end, value in comparison.over(name).items()}
     per_class = pd.DataFrame(
-        {"class": name, "n_test": int(own.sum()), **_among(comparison, own).row()}
+        {"class": name, "n_test": int(own.sum()), **comparison.of(own).row()}
         for name, own in ((name, comparison.labels == k) for k, name in enumerate(names))
         if own.any()
     )
     psnr = float(similarity.psnr(images / 255, after / 255).mean())
-    on = {**n.about["fitted_on"], "classes": [f"'{name}'" for name in names]}
-    n = n.with_about({
-        **n.about, "recommended": chosen.recommended, "why_not": chosen.why_not, "psnr": psnr, "resized": True, "fitted_on": on,
-        "data": {"name": Path(asked.images).name, "split": "by person", "content": signature(faces)[:16]},
-        "classifier": f"{asked.model} ({box.identity})", "validation": chosen.evidence(), "test": comparison.evidence(),
-    })  # fmt: skip
+    n = with_evidence(
+        n, chosen, in_words(comparison), psnr=psnr, **({"aligned": align.PADDING} if whole else {"resized": True}),
+        fitted_on={**n.about["fitted_on"], "classes": [f"'{name}'" for name in names]},
+        data={"name": Path(asked.images).name, "split": "by person", "content": signature(faces)[:16]},
+        classifier=f"{Path(asked.model).name if Path(asked.model).is_file() else asked.model} ({box.identity})",
+    )  # fmt: skip
     summary = {
         "pictures": len(faces), "unlabelled": photos.unlabelled, "people": len(np.unique(faces.subjects)), "n_fit": len(fit),
         "n_val": len(val), "n_test": len(test), **comparison.row(),
@@ -203,13 +182,16 @@ def tune(asked: Request) -> Tuned:
         "psnr": psnr,
         **{k: n.about[k] for k in ("val_before", "val_after", "val_rise_lo", "val_rise_hi", "recommended", "why_not")},
         "unsteady": n.about["unsteady"],
-        "budget": asked.budget, "used": n.about["used"] + meter.used, "sent_now": len(log) - there, "anew": log.anew() - anew,
-        "unanswered": len(silent := _silent(box, log, faces)), "unanswered_after": lost,
+        "budget": asked.budget, "used": n.about["used"] + sum(meter.used for meter in meters), "sent_now": len(log) - there,
+        "anew": log.anew() - anew, "unanswered": len(silent := known.silent(faces)), "unanswered_after": lost,
     }  # fmt: skip
-    true = np.stack([s[range(len(test)), test.labels].double().numpy() for s in scores])
+    true = np.stack([s[range(len(test)), test.labels].double().numpy() for s in (before, shown)])
     order = likely_order(before.argmax(1).numpy(), test.labels.numpy(), len(names))
-    said = (*_said(summary, per_class, len(names)), *_on_answers(summary, silent, names, order), *photos.notes, *box.notes)
-    return Tuned(n, pd.DataFrame([summary]), per_class, said, images, after, true, comparison)
+    quoted = _quoted(names[k] for k in order.answers) if order else ""
+    on_answers = said_of_answers(summary, silent, quoted, order, len(names))
+    said = (*said_of_n(summary, per_class), *on_answers, *photos.notes, *box.notes)
+    sources = [Path(asked.images) / file for file in faces.files[test.rows]] if whole else images
+    return Tuned(n, pd.DataFrame([summary]), per_class, said, images, after, true, comparison, sources, asdict(asked))
 
 
 def _splits(faces: FaceDataset, tested: int) -> list[Split]:
@@ -226,33 +208,80 @@ def _classes(split: Split, names: list[str]) -> dict[str, NDArray[np.bool_]]:
     return {f"class '{name}'": labels == k for k, name in enumerate(names) if (labels == k).any()}
 
 
-def _chosen(box: BlackBox, log: QueryLog, n: Perturbation, fit: Split, val: Split, names: list[str]) -> Comparison:
-    """What decides whether N is recommended: those validation pictures that are in the log as they are and with N.
-
-    Of the fitting pictures those in the log as they are set the threshold.
-    """
-    asked = [digests(box.identity, shown) for shown in (val.images, n.apply_uint8(val.images))]
-    known = [log.known(box.identity, keys) for keys in asked]
-    answers = [(known[0].get(a), known[1].get(b)) for a, b in zip(*asked, strict=True)]
-    both = [(a, b) for a, b in answers if a is not None and a.isfinite().all() and b is not None]
-    val = _those(val, np.array([a is not None and bool(a.isfinite().all()) and b is not None for a, b in answers]))
-    before, after = (torch.stack(scores) for scores in zip(*both, strict=True))
-    remedies: dict[str, Tensor] = {}
-    if len(names) == 2:
-        remedies["moving the threshold"] = (before[:, 1].double() > _threshold(box, log, fit)[0]) == val.labels
-    return compare(before, counted_wrong(after, val.labels), val, remedies, _classes(val, names))
-
-
-def _among(whole: Comparison, own: NDArray[np.bool_]) -> Comparison:
-    return Comparison(whole.labels[own], whole.subjects[own], {name: right[own] for name, right in whole.right.items()})
-
-
 def _those(split: Split, which: NDArray[np.bool_]) -> Split:
     return Split(split.source, split.labels[which], split.subjects[which], split.rows[which])
 
 
-def _read(asked: Request) -> tuple[BlackBox, folder.Photos, list[str]]:
-    """The classifier, the pictures with labels in the order of its answers, and that order."""
+@dataclass(frozen=True)
+class Answers:
+    """What is in the log of a classifier, and what follows from it without N.
+
+    whole: of aligned faces the pictures themselves, N x 3 x H x W, and which of these they are of
+    meter: asks for them
+    """
+
+    box: BlackBox
+    log: QueryLog
+    names: list[str]
+    whole: tuple[Pictures, NDArray[np.int64]] | None
+    meter: Meter
+
+    def known(self, images: Pictures) -> tuple[Tensor, NDArray[np.bool_]]:
+        """Scores n x classes, NaN where there are none, and which images have been asked."""
+        keys = digests(self.box.identity, images)
+        known, nothing = self.log.known(self.box.identity, keys), torch.full((self.box.classes,), torch.nan)
+        return torch.stack([known.get(key, nothing) for key in keys]), np.array([key in known for key in keys])
+
+    def silent(self, faces: FaceDataset) -> list[str]:
+        """The files of the images that were asked as they are and got no answer."""
+        scores, asked = self.known(faces.images)
+        return [str(file) for file in faces.files[asked & scores.isnan().any(1).numpy()]]
+
+    def learned(self, *splits: Split) -> tuple[Tensor, NDArray[np.int64]]:
+        """Scores and labels of those images that were answered as they are."""
+        scores, labels = torch.cat([self.known(split.images)[0] for split in splits]), torch.cat([s.labels for s in splits])
+        there = scores.isfinite().all(1)
+        return scores[there], labels[there].numpy()
+
+    def remedies(self, before: Tensor, split: Split, *splits: Split) -> dict[str, Tensor]:
+        """Images as they were before they were aligned (n scores); and which are right, given their scores `before`, by what
+        can be learned of answers to other splits: of two classes the best threshold, of more the weights of their scores.
+        """
+        found = {"unaligned": counted_wrong(self._unaligned(split), split.labels)} if self.whole else {}
+        scores, labels = self.learned(*splits)
+        if len(self.names) == 2:
+            threshold = classification.best_threshold(scores[:, 1].double().numpy(), labels)
+            found["threshold"] = (before[:, 1].double() > threshold) == split.labels
+        elif len(np.unique(labels)) >= FEWEST_KNOWN:
+            stack = LogisticRegression(max_iter=1000).fit(_logarithms(scores), labels)
+            found["stack"] = torch.from_numpy(stack.predict(_logarithms(before))) == split.labels
+        return found
+
+    def _unaligned(self, split: Split) -> Tensor:
+        assert self.whole is not None
+        images = self.whole[0][self.whole[1][split.rows]]
+        with contextlib.suppress(UnansweredError):  # it may find no face in any: that is what alignment is for
+            return self.meter.scores(images)
+        return self.known(images)[0]
+
+    def chosen(self, n: Perturbation, fit: Split, val: Split) -> Comparison:
+        """What decides whether N is recommended: those validation images that are in the log as they are and with N.
+
+        Of the fitting images those in the log as they are teach the remedies.
+        """
+        (before, _), (after, asked) = self.known(val.images), self.known(n.apply_uint8(val.images))
+        both = before.isfinite().all(1).numpy() & asked
+        before, after, val = before[both], after[both], _those(val, both)
+        remedies = self.remedies(before, val, fit)
+        return in_words(compare(before, counted_wrong(after, val.labels), val, remedies, _classes(val, self.names)))
+
+
+def _logarithms(scores: Tensor) -> NDArray[np.float64]:
+    return scores.double().clamp_min(1e-3).log().numpy()
+
+
+def _read(asked: Request) -> tuple[BlackBox, folder.Photos, list[str], tuple[Pictures, NDArray[np.int64]] | None]:
+    """The classifier, the pictures with labels in the order of its answers, that order, and `Answers.whole`."""
     path = Path(asked.labels)
     box = load_classifier(asked.model, folder.read_labels(path)["label"].nunique(), **asked.options)
     height, *width = asked.pixels if isinstance(asked.pixels, list) else [asked.pixels]
@@ -267,7 +296,34 @@ def _read(asked: Request) -> tuple[BlackBox, folder.Photos, list[str]]:
             "of the model's answers."
         )
     labels = photos.dataset.labels["label"].map([names.index(name) for name in photos.names].__getitem__)
-    return box, replace(photos, dataset=replace(photos.dataset, labels=labels.to_frame())), names
+    photos = replace(photos, dataset=replace(photos.dataset, labels=labels.to_frame()))
+    if not asked.align:
+        return box, photos, names, None
+    faces, rows, note = _aligned(photos.dataset, Path(asked.images), names)
+    return box, replace(photos, dataset=faces, notes=(*note, *photos.notes)), names, (photos.dataset.images, rows)
+
+
+def _aligned(data: FaceDataset, images: Path, names: list[str]) -> tuple[FaceDataset, NDArray[np.int64], list[str]]:
+    """The aligned faces of those pictures that show one, which pictures these are, and a sentence about the others."""
+    height, width = data.images.shape[2:]
+    if height != width:
+        raise DataError(
+            f"Aligned faces are square, but the model's pictures are {height} x {width}: set `pixels` to one number, or leave "
+            "`align` out."
+        )
+    found = align.pictures(data.name, images, data.files.tolist(), width, "none", align.WHOLE)
+    rows, labels = np.flatnonzero(found.detected), data.labels["label"].to_numpy()
+    for side in SPLITS:
+        if absent := sorted(set(labels) - set(labels[rows][data.split[rows] == side])):
+            raise DataError(
+                f"No face is found in any picture of class '{names[absent[0]]}' of the {side} split: add pictures whose faces "
+                "are seen from the front, or leave `align` out."
+            )
+    assert found.recut is not None
+    chips, faceless = found.recut(rows, "chip"), data.files[~found.detected].tolist()
+    left_out = [f"No face is found in {len(faceless):,} pictures, which had no part in this: {few(faceless)}."] * bool(faceless)
+    kept = data.labels.iloc[rows].reset_index(drop=True), data.subjects[rows], data.split[rows], data.files[rows]
+    return FaceDataset(data.name, chips.images, *kept, chips), rows, left_out
 
 
 def _quoted(names: Iterable[str]) -> str:
@@ -276,80 +332,31 @@ def _quoted(names: Iterable[str]) -> str:
 
 
 @contextlib.contextmanager
-def _in_words(box: BlackBox, log: QueryLog, faces: FaceDataset, names: list[str]) -> Iterator[None]:
+def _in_words(known: Answers, faces: FaceDataset) -> Iterator[None]:
     """What the library says of rows and numbers, said of files and classes."""
     try:
         yield
     except UnansweredError as error:
-        raise DataError(f"{str(error).removesuffix('.')}, such as {_few(_silent(box, log, faces))}.") from None
+        raise DataError(f"{str(error).removesuffix('.')}, such as {few(known.silent(faces))}.") from None
     except ClassOrderError as error:
         raise DataError(
             f"The classifier is right about {error.order.before:.1f} % of the validation pictures (mean over classes), and would "
             f"be about {error.order.explained:.1f} % with its classes in another order, so no more were asked: set `classes` to "
-            f"{_quoted(names[k] for k in error.order.answers)}."
+            f"{_quoted(known.names[k] for k in error.order.answers)}."
         ) from None
 
 
-def _silent(box: BlackBox, log: QueryLog, faces: FaceDataset) -> list[str]:
-    """The files of the pictures that were asked as they are and got no answer."""
-    keys = digests(box.identity, faces.images)
-    known = log.known(box.identity, keys)
-    return [str(file) for file, key in zip(faces.files, keys, strict=True) if key in known and known[key].isnan().any()]
-
-
-def _few(files: list[str]) -> str:
-    return ", ".join(files[:NAMED]) + (f" and {len(files) - NAMED:,} more" if len(files) > NAMED else "")
-
-
-def _threshold(box: BlackBox, log: QueryLog, *splits: Split) -> tuple[float, int]:
-    """The best threshold on those images that are in the log as they are, and how many these are."""
-    keys = [key for split in splits for key in digests(box.identity, split.images)]
-    known, labels = log.known(box.identity, keys), torch.cat([split.labels for split in splits]).numpy()
-    rows = [row for row, key in enumerate(keys) if key in known and known[key].isfinite().all()]
-    present = np.array([float(known[keys[row]][1]) for row in rows])
-    return classification.best_threshold(present, labels[rows]), len(rows)
-
-
-def _said(s: Mapping[str, Any], per_class: pd.DataFrame, classes: int) -> Iterator[str]:
-    bounds = f"On validation pictures the rise lies between {s['val_rise_lo']:+.1f} and {s['val_rise_hi']:+.1f} points."
-    advice = "Recommended: add N." if s["recommended"] else f"Not recommended: leave the pictures as they are. {s['why_not']}"
-    yield f"{advice} {bounds}"
-    yield f"Test pictures, which had no part in that: {s['before']:.1f} % right before, {s['after']:.1f} % with N."
-    ways = {"majority": "always naming the most frequent class", "threshold": "moving the classifier's threshold"}
-    for name, way in ways.items():
-        if s.get(f"over_{name}_lo", 1) <= 0:
-            yield f"N is not shown to be better than {way}: {s[name]:.1f} % right, and no picture is changed."
-    for c in per_class.query("rise < 0").to_dict("records"):
-        yield f"Harm: class '{c['class']}' falls from {c['before']:.1f} to {c['after']:.1f} % ({c['n_test']} test pictures)."
-    if s["unlabelled"]:
-        yield f"{s['unlabelled']:,} pictures in the folder have no label, and had no part in this."
-
-
-def _on_answers(s: Mapping[str, Any], silent: list[str], names: list[str], order: ClassOrder | None) -> Iterator[str]:
-    if order:
-        yield (
-            f"Another order of the classes would explain {order.explained:.1f} % of the answers as they are instead of "
-            f"{order.before:.1f} % (means over classes): should `classes` be {_quoted(names[k] for k in order.answers)}?"
-        )
-    elif s["before_hi"] < 100 / len(names):
-        yield "The classifier is right less often than a guess: is the order of `classes` that of its answers?"
-    if s["unsteady"] > CHANGED:
-        yield f"The classifier changes its answers: two to one picture differ by up to {s['unsteady']:.3f}. Mistrust small rises."
-    if silent:
-        yield f"{len(silent):,} pictures got no answer and had no part in fit and accuracies: {_few(silent)}."
-    if s["unanswered_after"]:
-        yield f"{s['unanswered_after']:,} test pictures get no answer once N is added: they count as wrong."
-    anew = f", {s['anew']:,} of them anew to see whether the classifier is still the same" if s["anew"] else ""
-    now = f"{s['sent_now']:,} were sent now{anew}"
-    yield f"Of the budget of {s['budget']:,} pictures {s['used']:,} were used; {now}, the rest before."
-
-
-def same_as_command(path: Path, images: Tensor, after: Tensor) -> bool:
-    """Whether `dft perturb`, given these images, writes those, both uint8 n x 3 x H x W, bit for bit."""
+def same_as_command(path: Path, sources: Iterable[Tensor | Path], after: Tensor) -> bool:
+    """Whether `dft perturb`, given these images (uint8 3 x H x W, or their files), writes those, n x 3 x H x W, bit for bit."""
     with tempfile.TemporaryDirectory() as temporary, contextlib.redirect_stdout(io.StringIO()):
-        source, out = Path(temporary) / "in", Path(temporary) / "out"
-        for i, image in enumerate(images):
-            _write(image, source / f"{i}.png")
+        source, out, names = Path(temporary) / "in", Path(temporary) / "out", []
+        for i, given in enumerate(sources):
+            names.append(f"{i}{given.suffix if isinstance(given, Path) else '.png'}")
+            if isinstance(given, Path):
+                source.mkdir(exist_ok=True)
+                shutil.copy(given, source / names[-1])
+            else:
+                _write(given, source / names[-1])
         perturb_folder(path, source, out)
-        made = [np.asarray(Image.open(out / f"{i}.png.png")).transpose(2, 0, 1) for i in range(len(images))]
+        made = [np.asarray(Image.open(out / f"{name}.png")).transpose(2, 0, 1) for name in names]
     return np.array_equal(np.stack(made), after.numpy())

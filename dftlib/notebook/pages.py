@@ -19,15 +19,39 @@ from dftlib.artefacts import whole
 # nbconvert's own, without the scripts that it has a browser fetch
 FETCHED = ("html_head_js_requirejs", "html_head_js_mathjax", "html_head_js_mermaidjs", "jupyter_widgets")
 TEMPLATE = "{% extends 'index.html.j2' %}" + "".join(f"{{% block {name} %}}{{% endblock %}}" for name in FETCHED)
+# code that Jupyter hides is folded
+TEMPLATE += """{% block input_group %}{% if cell.metadata.get('jupyter', {}).get('source_hidden') %}
+<details><summary>code</summary>{{ super() }}</details>{% else %}{{ super() }}{% endif %}{% endblock %}"""
+RESULT = "result"  # the tag of cells that a reader of results wants
+# Of results alone: a column to read on a screen, A4 on paper, and neither a table nor a picture that begins on one sheet and
+# ends on the next.
+STYLE = """{% block extra_css %}<style>
+body { max-width: 60rem; margin: auto !important; overflow: auto !important }
+td, th { overflow-wrap: break-word; white-space: normal !important }
+li { overflow-wrap: anywhere }
+img { max-width: 100% !important }
+@page { size: A4; margin: 15mm }
+@media print {
+  .jp-Cell, .jp-Cell-outputWrapper, .jp-OutputArea, .jp-OutputArea-child {
+    display: block !important; break-inside: auto !important
+  }
+  table, img, li { break-inside: avoid }
+  h1, h2, .jp-MarkdownCell { break-after: avoid }
+}
+</style>{% endblock %}"""
 
 
-def write_page(notebook: Path, page: Path) -> None:
-    """Writes the page of an executed notebook."""
+def write_page(notebook: Path, page: Path, results: bool = False) -> None:
+    """Writes the page of an executed notebook; of `results` only the cells with the tag `RESULT`, and no code."""
     read = nbformat.read(notebook, 4)
+    if results:
+        read.cells = [cell for cell in read.cells if RESULT in cell.metadata.get("tags", [])]
     for cell in read.cells:
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"(\$\$?)(.+?)\1", _equation, cell.source, flags=re.DOTALL)
-    text, _ = HTMLExporter(raw_template=TEMPLATE).from_notebook_node(read, {"metadata": {"name": notebook.stem}})
+    bare = {"exclude_input": results, "exclude_output_prompt": results, "exclude_input_prompt": results}
+    exporter = HTMLExporter(raw_template=TEMPLATE + STYLE * results, **bare)
+    text, _ = exporter.from_notebook_node(read, {"metadata": {"name": notebook.stem}})
     with whole(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -6,6 +6,7 @@ Of `about` the card reads, where they are there (accuracies in percent, JSON-abl
     data         name, split, content (a digest of images, labels and splits), licence
     classifier   who answered, or its network and a digest of its weights
     psnr         decibels that N leaves on average
+    aligned      where they are faces in one place (`datasets.align.face`), the padding around each, a share of its size
     resized      whether the images were whole pictures of any size, resized: then N may be stretched to another's
     validation   `Comparison.evidence` of the images that decided, or what is known of it; `test` that of test images
     recommended  with `why_not`, a sentence
@@ -93,6 +94,8 @@ def _head(about: Mapping[str, Any]) -> Iterator[str]:
         parts.append(f"of '{data['name']}'" + "".join(f", {key} {data[key]}" for key in ("split", "content") if key in data))
     if parts:
         yield f"Fitted on: {' '.join(parts)}."
+    if isinstance(padding := about.get("aligned"), float):
+        yield f"Added to: faces that dlib finds and aligns by five landmarks, with {100 * padding:.0f} % around."
     if who := about.get("classifier"):
         yield f"For: {who}."
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from dftlib.artefacts import whole
+from dftlib.datasets import align
 from dftlib.datasets.decode import read_picture
 from dftlib.datasets.files import below, is_picture, named
 from dftlib.errors import DataError
@@ -39,8 +40,9 @@ def perturb_folder(path: Path, source: Path, out: Path) -> list[str]:
     """Writes `out`/a.jpg.png for every `source`/a.jpg, and prints a closing line; returns what is wrong with those left out.
 
     Linked folders are looked into. A picture that is there already is made again only if the one it comes from has changed.
-    Pictures of another size are left out, unless the perturbation was fitted to resized ones. Prints the first lines of the card
-    too, and on stderr whether the pictures' levels are far from those it was fitted on.
+    Pictures of another size are left out, unless the perturbation was fitted to resized ones; where it was fitted to aligned
+    faces, what is written is the face of each picture, aligned alike, and pictures without one are left out. Prints the first
+    lines of the card too, and on stderr whether the pictures' levels are far from those it was fitted on.
     Raises `DataError` where `path` is no perturbation of colour pictures, `source` is no folder or holds no picture, or
     `out` is in `source` or holds anything but pictures of the same perturbation.
     """
@@ -58,7 +60,7 @@ def perturb_folder(path: Path, source: Path, out: Path) -> list[str]:
     made = _claim(out, hashlib.sha256(path.read_bytes()).hexdigest())
     for line in card.head(perturbation.about):
         print(line)
-    size = (perturbation.n.shape[2], perturbation.n.shape[1])
+    size, padding = (perturbation.n.shape[2], perturbation.n.shape[1]), perturbation.about.get("aligned")
     seen: list[dict[str, list[float]]] = []
     # torch has threads of its own, and needs 20 times the memory of a photo; and one line is noted at a time
     one_at_a_time, noting = Lock(), Lock()
@@ -72,6 +74,12 @@ def perturb_folder(path: Path, source: Path, out: Path) -> list[str]:
             read = read_picture(source / file)
         except (DataError, OSError) as error:
             return str(error) if isinstance(error, DataError) else f"{source / file} can't be read ({error.strerror})."
+        if isinstance(padding, float):
+            if (face := align.face(np.asarray(read), size[0], padding)) is None:
+                return (
+                    f"{source / file} shows no face that dlib's detector finds: leave it out, or cut it closer around the face."
+                )
+            read = Image.fromarray(face)
         if read.size != size and not perturbation.about.get("resized"):
             found, wanted = (" x ".join(map(str, pixels)) for pixels in (read.size, size))
             return f"{source / file} is {found} pixels, not {wanted}: cut and resize it as the pictures of the fit were."
