@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import islice
 from threading import Event
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -83,13 +84,18 @@ class HttpClassifier(BlackBox):
                 raise
 
         with ThreadPoolExecutor(self._parallel) as pool:
-            asked = {pool.submit(ask, rows): rows for rows in self._slices(images)}
+            todo = iter(self._slices(images))
+            asked = {pool.submit(ask, rows): rows for rows in islice(todo, self._parallel)}
             try:
-                for future in as_completed(asked):
+                while asked:
+                    future = next(as_completed(asked))
+                    rows = asked.pop(future)
                     if error := future.exception():
                         failure = failure or error
                     elif (part := future.result()) is not None:
-                        yield asked[future], part
+                        yield rows, part
+                    # Only now: whoever is killed has paid for no more answers than these that he didn't keep.
+                    asked |= {pool.submit(ask, rows): rows for rows in islice(todo, 1)}
             finally:
                 stop.set()
         if failure:
