@@ -197,7 +197,8 @@ class Lab:
 
     @kept
     def body(self) -> Backbone:
-        return backbones.backbone(self.profile.backbone, self.profile.size, self.profile.weights)
+        with torch.inference_mode(False):  # whoever asks first may be in it, and weights made there let no gradient through
+            return backbones.backbone(self.profile.backbone, self.profile.size, self.profile.weights)
 
     @kept
     def weights(self) -> str:
