@@ -258,14 +258,15 @@ def test_training_is_rmsprop_with_inverse_decay_by_hand(loss: str, count: int, s
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_network_learns_beside_others_what_it_learns_alone(loss: str) -> None:
+    """At the profiles' own rate: RMSprop divides by the gradient's size, so it enlarges rounding where there is hardly any."""
     task, nets = noise(), stack(3, LOSSES.index(loss) + 1)
     start = copy.deepcopy(nets.state_dict())
-    together = train(nets, *task, loss, 3, 0.01, 8, 0, CPU)
+    together = train(nets, *task, loss, 3, 0.001, 8, 0, CPU)
     for i in range(3):
         net = stack(1, LOSSES.index(loss) + 1, seed=99)
         net.load_state_dict(own(start, i, 3))
         mine = Task(task.images, task.labels[:, i : i + 1], task.val_images, task.val_labels[:, i : i + 1])
-        alone = train(net, *mine, loss, 3, 0.01, 8, 0, CPU)
+        alone = train(net, *mine, loss, 3, 0.001, 8, 0, CPU)
         assert_same(snapshot(alone, "two_epochs", 0), snapshot(together, "two_epochs", i), 1e-6)
         assert_same(snapshot(alone, "converged", 0), snapshot(together, "converged", i), 1e-6)
         assert torch.equal(alone["errors"][:, 0], together["errors"][:, i])
