@@ -83,10 +83,10 @@ def _row(lab: Lab, cell: Cell, cut: Cut) -> dict[str, object]:
     aligned = {name: own.scores[name] for name in ("train", "before", "after")}
     scores = aligned if cut.aligned else _scores(lab, cell, cut)
     remedies = {
-        "threshold": by_threshold(scores["train"], fit, scores["before"], test),
+        "threshold": by_threshold(scores["train"], fit.labels, scores["before"], test),
         "trivial": test.labels.numpy() == int(fit.labels.double().mean() >= 0.5),
         "aligned": aligned["before"],
-        "aligned_threshold": by_threshold(aligned["train"], fit, aligned["before"], test),
+        "aligned_threshold": by_threshold(aligned["train"], fit.labels, aligned["before"], test),
         "aligned_after": aligned["after"],
     }
     found = compare(scores["before"], scores["after"], test, remedies)

@@ -48,10 +48,10 @@ class Outcome:
     comparison: Comparison
 
 
-def by_threshold(answers: Tensor, fit: Split, scores: Tensor, split: Split) -> classification.Bools:
-    """Which images of `split`, with scores n x 2, are right with the threshold that is best for `answers` to fitting images."""
+def by_threshold(answers: Tensor, labels: Tensor, scores: Tensor, split: Split) -> classification.Bools:
+    """Which images of `split`, with scores n x 2, are right with the threshold that is best for `answers` to `labels`."""
     known, present = (given[:, 1].double().numpy() for given in (answers, scores))
-    right: classification.Bools = (present > classification.best_threshold(known, fit.labels.numpy())) == split.labels.numpy()
+    right: classification.Bools = (present > classification.best_threshold(known, labels.numpy())) == split.labels.numpy()
     return right
 
 
@@ -59,8 +59,8 @@ def remedies_on_answers(scores: dict[str, Tensor], fit: Split, test: Split) -> d
     """Which test images are right by the majority class and by a moved threshold, learned from the fitting images."""
     return {
         "trivial": test.labels.numpy() == int(fit.labels.numpy().mean() >= 0.5),
-        "threshold": by_threshold(scores["train"], fit, scores["before"], test),
-        "colour_threshold": by_threshold(scores["train_colour"], fit, scores["colour"], test),
+        "threshold": by_threshold(scores["train"], fit.labels, scores["before"], test),
+        "colour_threshold": by_threshold(scores["train_colour"], fit.labels, scores["colour"], test),
     }
 
 
@@ -69,7 +69,7 @@ def beside_simple(before: Tensor, after: Tensor, split: Split, answers: Tensor, 
 
     Of validation images it decides whether N is recommended.
     """
-    return compare(before, after, split, {"moving the threshold": by_threshold(answers, fit, before, split)})
+    return compare(before, after, split, {"moving the threshold": by_threshold(answers, fit.labels, before, split)})
 
 
 def row_of(comparison: Comparison, chosen: Comparison, scores: dict[str, Tensor]) -> dict[str, float]:

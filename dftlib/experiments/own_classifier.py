@@ -33,10 +33,11 @@ from dftlib.datasets.base import SPLITS, FaceDataset, Split
 from dftlib.errors import DataError
 from dftlib.experiments.cards import with_evidence
 from dftlib.experiments.lab import signature
+from dftlib.experiments.outcome import by_threshold
 from dftlib.experiments.own_report import Tuned, few, in_words, said_of_answers, said_of_n
 from dftlib.experiments.profile import Profile, parameters
 from dftlib.images import Pictures
-from dftlib.metrics import classification, similarity
+from dftlib.metrics import similarity
 from dftlib.metrics.class_order import ClassOrderError, likely_order
 from dftlib.metrics.comparison import Comparison, compare
 from dftlib.models.dlib_files import DlibGender
@@ -237,11 +238,11 @@ class Answers:
         scores, asked = self.known(faces.images)
         return [str(file) for file in faces.files[asked & scores.isnan().any(1).numpy()]]
 
-    def learned(self, *splits: Split) -> tuple[Tensor, NDArray[np.int64]]:
+    def learned(self, *splits: Split) -> tuple[Tensor, Tensor]:
         """Scores and labels of those images that were answered as they are."""
         scores, labels = torch.cat([self.known(split.images)[0] for split in splits]), torch.cat([s.labels for s in splits])
         there = scores.isfinite().all(1)
-        return scores[there], labels[there].numpy()
+        return scores[there], labels[there]
 
     def remedies(self, before: Tensor, split: Split, *splits: Split) -> dict[str, Tensor]:
         """Images as they were before they were aligned (n scores); and which are right, given their scores `before`, by what
@@ -250,10 +251,9 @@ class Answers:
         found = {"unaligned": counted_wrong(self._unaligned(split), split.labels)} if self.whole else {}
         scores, labels = self.learned(*splits)
         if len(self.names) == 2:
-            threshold = classification.best_threshold(scores[:, 1].double().numpy(), labels)
-            found["threshold"] = (before[:, 1].double() > threshold) == split.labels
-        elif len(np.unique(labels)) >= FEWEST_KNOWN:
-            stack = LogisticRegression(max_iter=1000).fit(_logarithms(scores), labels)
+            found["threshold"] = torch.from_numpy(by_threshold(scores, labels, before, split))
+        elif len(labels.unique()) >= FEWEST_KNOWN:
+            stack = LogisticRegression(max_iter=1000).fit(_logarithms(scores), labels.numpy())
             found["stack"] = torch.from_numpy(stack.predict(_logarithms(before))) == split.labels
         return found
 

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -168,10 +167,7 @@ def without_n(lab: Lab, cell: Cell) -> list[dict[str, Any]]:
     """A row a remedy that needs no N, of `REMEDIES`: accuracy of the test images before and after, and what it asked."""
     fit, _, test = at_its_size(lab).splits(cell)
     scores = {**remedies(lab, cell), **learned(lab, cell)}
-    right = remedies_on_answers(scores, fit, test)
-    for name in ("threshold", "colour_threshold"):  # as scores of the class that is answered
-        answered = torch.where(torch.as_tensor(right[name]), test.labels, 1 - test.labels)
-        scores[name] = F.one_hot(answered, 2).double()
+    scores |= remedies_on_answers(scores, fit, test)
     rows = []
     for name, (told, before, after) in REMEDIES.items():
         used = len(fit) if told == "scores" else 0
