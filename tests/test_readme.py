@@ -80,41 +80,41 @@ def test_every_gender_cell_rises_and_leads_every_remedy() -> None:
     assert rows["psnr"].mean() >= 28
 
 
-def cuts() -> pd.DataFrame:
-    """What wrong crops cost a classifier of aligned faces, profile identity, by data set and cut."""
-    return stored("misplaced", "identity").drop_duplicates(["data", "cut"]).set_index(["data", "cut"])
+def cuts() -> dict[tuple[str, str], dict[Any, Any]]:
+    """What wrong crops cost a classifier of aligned faces, profile identity: a row of `misplaced` by data set and cut."""
+    return {(row["data"], row["cut"]): row for row in stored("misplaced", "identity").to_dict("records")}
 
 
 def misplaced_table() -> list[str]:
     """Accuracies of the faces cut elsewhere as results/README.md prints them: of CelebA, then of LFW."""
     head = " | ".join(f"{NAMES[data]}: {what}" for data in ("celeba", "lfw") for what in ("as they are", "threshold", "with N"))
-    lines = [f"| cut | {head} |", "|---" * 7 + "|"]
-    for cut in cuts().loc["lfw"].index.drop("1 x"):
-        shown = [cuts().loc[(data, cut), ["before", "threshold", "after"]] for data in ("celeba", "lfw")]
-        lines.append(f"| {cut} | {' | '.join(f'{v:.1f}' for row in shown for v in row)} |")
+    lines, found = [f"| cut | {head} |", "|---" * 7 + "|"], cuts()
+    for data, cut in found:
+        if data == "celeba" and cut != "1 x":  # which is 'in place'
+            shown = [found[data, cut][name] for data in ("celeba", "lfw") for name in ("before", "threshold", "after")]
+            lines.append(f"| {cut} | {' | '.join(f'{v:.1f}' for v in shown)} |")
     return lines
 
 
 def misplaced_said() -> str:
     """What the README says of them in words."""
-    usual, whole, here = (cuts().loc[("celeba", cut)] for cut in ("usual crop", "whole picture", "in place"))
+    usual, whole, here = (cuts()["celeba", cut] for cut in ("usual crop", "whole picture", "in place"))
     return (
         f"CelebA's usual crop takes it from {here['before']:.1f} to {usual['before']:.1f} %, whole pictures to "
-        f"{whole['before']:.1f} %; an N fitted on such pictures brings back {usual['after']:.1f} and {whole['after']:.1f} %, a moved "
-        f"threshold {usual['threshold']:.1f} and {whole['threshold']:.1f} %, aligning all"
+        f"{whole['before']:.1f} %; an N fitted on such pictures brings back {usual['after']:.1f} and {whole['after']:.1f} %, "
+        f"a moved threshold {usual['threshold']:.1f} and {whole['threshold']:.1f} %, aligning all"
     )
 
 
 def test_what_is_said_of_wrong_crops_was_measured() -> None:
     assert "\n".join(misplaced_table()) in RESULTS
-    small = [c for c in cuts().loc["lfw"].index if c.startswith("10 %") or c.endswith(" x")]
-    lost = [cuts().loc[(data, c), "repair"] for data in ("lfw", "celeba") for c in small]
-    assert len(lost) == 12
-    assert max(lost) < 5
-    far = cuts().query("cut in ('20 % up', 'usual crop', 'whole picture') and data == 'celeba'")
+    near = [row["repair"] for (_, cut), row in cuts().items() if cut.startswith("10 %") or cut.endswith(" x")]
+    assert len(near) == 12
+    assert max(near) < 5
+    far = pd.DataFrame([cuts()["celeba", cut] for cut in ("20 % up", "usual crop", "whole picture")])
     assert (far[["rise_lo", "over_threshold_lo", "short_lo"]] > 0).all(axis=None)
-    assert far["rise"].min() > 35
-    assert far["short"].between(7, 12).all()
+    assert far["rise"].round().between(37, 45).all()
+    assert far["short"].between(7, 11.5).all()
 
 
 def asked_table() -> list[str]:

@@ -2,8 +2,9 @@
 
     python tests/benchmarks/fit_step.py [--csv FILE]
 
-DlibAge and NNET, trained on the drawn set 'press'; the settings of the profile demo, but batches of 250 pictures, as in the
-profile small, each drawn for one step. 'Share of peak' holds the products that a step needs against a product of two
+DlibAge and NNET, trained on the drawn set 'press'; the settings of the profile demo. A step is what a fit of `LONG` steps takes
+longer than one of `SHORT`: drawing, mirroring, box map, loss, limit on the distortion, all but what a fit costs once, which has a
+row of its own. 'Share of peak' holds the products that a step needs against a product of two
 2048 x 2048 matrices in the same precision on the same threads.
 """
 
@@ -27,7 +28,8 @@ from dftlib.experiments.profile import dtype_of, load_profile
 from dftlib.images import batches, to_float
 from dftlib.perturbation.gradient import Settings, _optimiser, fit, objective
 
-BATCH = 250
+BATCH, SHORT, LONG = 25, 2, 42  # the limit is measured anew every ten steps
+FLOORS = 10  # steps of a floor that are timed together
 SIDE = 2048  # of the matrices whose product says what the processor can do
 REPEATS = 8  # short ones: one of them finds the machine idle
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -79,8 +81,7 @@ def right(model: TorchClassifier, lab: Lab) -> float:
 
 
 def measure(device: torch.device) -> list[Measured]:
-    # A GPU's step takes a hundredth of a processor's: more of them, or the stopwatch would see the start.
-    steps, bound = (50, 1.10) if device.type == "cuda" else (2, 1.05)
+    bound = 1.10 if device.type == "cuda" else 1.05
     lab = Lab(load_profile("demo"))
     net = lab.classifier("press", "Gender", "subject", 0).net
     models = {name: TorchClassifier(copy.deepcopy(net), device, dtype) for name, dtype in PRECISIONS.items()}
@@ -88,32 +89,39 @@ def measure(device: torch.device) -> list[Measured]:
     plain.net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     thawed.net.requires_grad_(True)
     faces = lab.faces("press", "subject")
-    few = torch.arange(steps * BATCH) % len(faces)
+    few = torch.arange(LONG * BATCH) % len(faces)
     images = torch.from_numpy(faces.images)[few].to(device)
     labels = torch.from_numpy(faces.labels["Gender"].to_numpy().astype("int64"))[few].to(device)
     x, y = to_float(images[:BATCH], device), labels[:BATCH]
     settings = replace(settings_of(lab.profile), batch_size=BATCH, inner_steps=1, steps=0, epochs=1)
 
     rows: dict[str, Callable[[], object]] = {
-        "floor, float32": partial(floor, models["float32"], x, y, steps),
-        "floor, float32, contiguous": partial(floor, plain, x.contiguous(), y, steps),
-        "floor, float32, weights not frozen": partial(floor, thawed, x, y, steps),
-        "floor, bfloat16": partial(floor, models["bfloat16"], x, y, steps),
+        "floor, float32": partial(floor, models["float32"], x, y, FLOORS),
+        "floor, float32, contiguous": partial(floor, plain, x.contiguous(), y, FLOORS),
+        "floor, float32, weights not frozen": partial(floor, thawed, x, y, FLOORS),
+        "floor, bfloat16": partial(floor, models["bfloat16"], x, y, FLOORS),
     }
     for name, model in models.items():
-        rows[f"fit step, {name}"] = partial(fit, model, images, labels, images[:1].cpu(), labels[:1].cpu(), settings)
+        for count in (SHORT, LONG):
+            some = slice(count * BATCH)
+            rows[f"{count} steps, {name}"] = partial(
+                fit, model, images[some], labels[some], images[:1].cpu(), labels[:1].cpu(), settings
+            )
     compiler = os.environ.get("CXX", "g++")
     if device.type == "cuda" or shutil.which(compiler):
         for name, model in models.items():
-            rows[f"fit step, {name}, compiled"] = partial(compiled(model, x, y, settings), steps)
+            rows[f"fit step, {name}, compiled"] = partial(compiled(model, x, y, settings), FLOORS)
     else:
         print(f"torch.compile is left out: it needs the C++ compiler {compiler}", file=sys.stderr)
     # float32 convolutions round their factors to TF32 on a GPU, by torch's default: then so must the matrices.
     torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
     for name, dtype in PRECISIONS.items():
         matrix = torch.randn(SIDE, SIDE, device=device).to(dtype)
-        rows[f"matrices, {name}"] = partial(lambda m: [m @ m for _ in range(steps)], matrix)
-    ms = {name: 1000 * took / steps for name, took in best(rows, device, REPEATS).items()}
+        rows[f"matrices, {name}"] = partial(lambda m: [m @ m for _ in range(FLOORS)], matrix)
+    took = best(rows, device, REPEATS)
+    whole = {name: [1000 * took.pop(f"{count} steps, {name}") for count in (SHORT, LONG)] for name in models}
+    ms = {name: 1000 * seconds / FLOORS for name, seconds in took.items()}
+    ms |= {f"fit step, {name}": (long - short) / (LONG - SHORT) for name, (short, long) in whole.items()}
 
     def row(name: str, of: str, target: float = math.nan) -> Measured:
         return Measured("fit step", name, ms[name], "ms", ms[name] / ms[of], of, target)
@@ -121,6 +129,9 @@ def measure(device: torch.device) -> list[Measured]:
     found = [row(name, "floor, float32") for name in ms if name.startswith("floor")]
     for name in models:
         found.append(row(f"fit step, {name}", f"floor, {name}", bound))
+        step = f"fit step, {name}"
+        once = whole[name][0] - SHORT * ms[step]
+        found.append(Measured("fit step", f"what a fit costs once, {name}", once, "ms", once / ms[step], step))
         if f"fit step, {name}, compiled" in ms:
             found.append(row(f"fit step, {name}, compiled", f"fit step, {name}"))
     # Where bfloat16 is emulated it saves nothing, and the kit doesn't take it.
