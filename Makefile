@@ -36,7 +36,7 @@ CODE := $(shell find dftlib -name '*.py')
 .DELETE_ON_ERROR:
 
 # The weights of a face identity network, 100 MB, only for a profile that needs them.
-NEEDED := .venv/installed $(if $(shell grep -s '^backbone: dlib_face' notebooks/profiles/$(PROFILE).yaml),.venv/face)
+NEEDED := .venv/installed $(if $(shell grep -s '^[a-z]*: dlib_face' notebooks/profiles/$(PROFILE).yaml),.venv/face)
 
 # JOBS notebooks at a time, each on its part of the cores: faster than one notebook on all of them. They share the cache.
 reproduce: $(NEEDED)

@@ -61,6 +61,7 @@ FIELDS: dict[str, tuple[Any, set[str]]] = {
     "profile": ("mine", set()), "datasets": (("webcam", "press", "studio"), set()), "protocols": (("paper",), set()),
     "every_seed": (True, set()), "label_draws": (9, set()), "frontier_weights": ((9.0,), set()),
     "frontier_limits": ((9.0,), set()), "query_datasets": (("press",), set()), "query_budgets": ((9,), set()),
+    "encoder": ("convnet", set()),
     # Where data, weights (known by content) and processor are.
     "data_root": ("/elsewhere", set()), "weights": ("/elsewhere", set()), "device": ("cpu", set()),
     # Of notebooks 07 to 09, whose keys test_robustness.py goes through.

@@ -60,6 +60,7 @@ class Profile:
     frontier_limits: tuple[float, ...]  # decibels, beside min_psnr itself
     query_datasets: tuple[str, ...]  # of `datasets`, those of notebook 06
     query_budgets: tuple[int, ...]  # pictures that it may ask
+    encoder: str  # a known network, which it may use beside the classifier: a backbone
     attribute_data: str  # the data set of notebooks 07 to 09
     attribute_shape: tuple[int, int]  # height and width of its pictures
     attribute_network: str  # 'convnets' | 'vgg16'

@@ -21,6 +21,7 @@ from dftlib.experiments.profile import Profile
 from dftlib.images import batches, to_float
 from dftlib.metrics import similarity
 from dftlib.metrics.comparison import compare
+from dftlib.models import backbones
 from dftlib.models.dlib_files import DlibGender
 from dftlib.perturbation import baselines, from_scores
 from dftlib.perturbation.baselines import ChannelStatistics
@@ -41,10 +42,18 @@ REMEDIES = {
 def at_its_size(lab: Lab) -> Lab:
     """The lab with faces as the classifier's maker prescribes, aligned chips, and no more of them than it is asked about.
 
-    The other functions take the lab that it is made of, whose backbone is the known network of 'encoder' and 'own features'.
+    The other functions take the lab that it is made of.
     """
     made = {"size": DlibGender.size, "align": "chip", "backbone": "dlib_age"}  # of the same maker: a backbone decides the padding
     return lab.other(**made, n_fit=min(lab.profile.n_fit or FITTED, FITTED))
+
+
+def known(lab: Lab) -> Lab:
+    """The lab whose backbone is the known network of 'encoder' and 'own features', with faces aligned at its size."""
+    name = lab.profile.encoder
+    if name == lab.profile.backbone:
+        return lab
+    return lab.other(backbone=name, size=backbones.kind(name).size, weights="", align="chip")
 
 
 def cells(profile: Profile) -> list[Cell]:
@@ -102,8 +111,9 @@ def _key(lab: Lab, cell: Cell) -> dict[str, Any]:
 
 
 def fit_key(lab: Lab, cell: Cell, learner: str, feedback: str, budget: int, mirror: bool) -> dict[str, Any]:
-    known = {"encoder": (lab.profile.backbone, lab.weights())} if learner == "encoder" else {}
-    return {**_key(lab, cell), **from_scores.key(learner, budget, MIN_PSNR, mirror), "feedback": feedback, **known}
+    of = known(lab) if learner == "encoder" else None
+    network = {"encoder": (of.profile.backbone, of.weights())} if of else {}
+    return {**_key(lab, cell), **from_scores.key(learner, budget, MIN_PSNR, mirror), "feedback": feedback, **network}
 
 
 def fitted(lab: Lab, cell: Cell, learner: str, feedback: str, budget: int, mirror: bool) -> Perturbation:
@@ -118,7 +128,7 @@ def fitted(lab: Lab, cell: Cell, learner: str, feedback: str, budget: int, mirro
                 TorchClassifier(DlibGender(), lab.device) if feedback == "gradients" else asked,
                 fit.images, fit.labels, val.images, val.labels, val.subjects, query_budget=budget, query_log=log,
                 learner=learner, min_psnr=MIN_PSNR, reference=seen.source(cell).images, seed=cell.seed, mirror=mirror,
-                device=lab.device, encoder=lab.body() if learner == "encoder" else None,
+                device=lab.device, encoder=known(lab).body() if learner == "encoder" else None,
             )  # fmt: skip
             found.save(path)
             log.unlink(missing_ok=True)
@@ -146,19 +156,19 @@ def remedies(lab: Lab, cell: Cell) -> dict[str, Tensor]:
 def learned(lab: Lab, cell: Cell) -> dict[str, Tensor]:
     """Scores of the test images by a logistic regression of the fitting images' labels, instead of the classifier or on top.
 
-    own:   on features of the lab's backbone, of the same faces at its size: the classifier isn't asked
+    own:   on features of the known network, of the same faces at its size: the classifier isn't asked
     stack: on these and on the classifier's own log-odds
     """
     fit, _, test = at_its_size(lab).splits(cell)
-    features, scores = lab.features(cell.data, cell.protocol).double(), remedies(lab, cell)
+    features, scores = known(lab).features(cell.data, cell.protocol).double(), remedies(lab, cell)
     odds = {name: scores[name][:, 1:].double().clamp(1e-6, 1 - 1e-6).logit() for name in ("train", "before")}
     made = {}
     for name, add in (("own", []), ("stack", [odds])):
-        known, asked = (
+        fitting, asked = (
             torch.cat([features[split.rows], *(one[of] for one in add)], 1).numpy()
             for split, of in ((fit, "train"), (test, "before"))
         )
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)).fit(known, fit.labels.numpy())
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)).fit(fitting, fit.labels.numpy())
         made[name] = torch.from_numpy(model.predict_proba(asked))
     return made
 

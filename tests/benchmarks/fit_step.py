@@ -28,7 +28,8 @@ from dftlib.experiments.profile import dtype_of, load_profile
 from dftlib.images import batches, to_float
 from dftlib.perturbation.gradient import Settings, _optimiser, fit, objective
 
-BATCH, SHORT, LONG = 25, 2, 42  # the limit is measured anew every ten steps
+SHORT, LONG = 12, 52  # four rounds each; the limit is measured anew every ten steps
+IMAGES = 600  # as many as the demonstration fits on
 FLOORS = 10  # steps of a floor that are timed together
 SIDE = 2048  # of the matrices whose product says what the processor can do
 REPEATS = 8  # short ones: one of them finds the machine idle
@@ -89,11 +90,11 @@ def measure(device: torch.device) -> list[Measured]:
     plain.net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     thawed.net.requires_grad_(True)
     faces = lab.faces("press", "subject")
-    few = torch.arange(LONG * BATCH) % len(faces)
+    few = torch.arange(IMAGES)
     images = torch.from_numpy(faces.images)[few].to(device)
     labels = torch.from_numpy(faces.labels["Gender"].to_numpy().astype("int64"))[few].to(device)
-    x, y = to_float(images[:BATCH], device), labels[:BATCH]
-    settings = replace(settings_of(lab.profile), batch_size=BATCH, inner_steps=1, steps=0, epochs=1)
+    settings = settings_of(lab.profile)
+    x, y = to_float(images[: settings.batch_size], device), labels[: settings.batch_size]
 
     rows: dict[str, Callable[[], object]] = {
         "floor, float32": partial(floor, models["float32"], x, y, FLOORS),
@@ -103,10 +104,8 @@ def measure(device: torch.device) -> list[Measured]:
     }
     for name, model in models.items():
         for count in (SHORT, LONG):
-            some = slice(count * BATCH)
-            rows[f"{count} steps, {name}"] = partial(
-                fit, model, images[some], labels[some], images[:1].cpu(), labels[:1].cpu(), settings
-            )
+            of = replace(settings, steps=count)
+            rows[f"{count} steps, {name}"] = partial(fit, model, images, labels, images[:1].cpu(), labels[:1].cpu(), of)
     compiler = os.environ.get("CXX", "g++")
     if device.type == "cuda" or shutil.which(compiler):
         for name, model in models.items():
