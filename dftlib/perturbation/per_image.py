@@ -149,21 +149,22 @@ def _line(attack: _Attack, original: Tensor) -> tuple[Tensor, Tensor]:
 
 def _iterative(attack: _Attack, original: Tensor) -> tuple[Tensor, Tensor]:
     """Steps of maximum norm 1 until the class flips; FFA's are fractional and rounded at the end."""
-    z, size = original.clone(), original.new_full((len(original),), torch.inf)
-    active, last = torch.arange(len(original), device=original.device), torch.zeros_like(original)
+    found, size = original.clone(), original.new_full((len(original),), torch.inf)
+    active, z, last = torch.arange(len(original), device=original.device), original, torch.zeros_like(original)
     for step in range(STEPS + 1):
         if step < STEPS:
-            direction, crossed = attack.direction(z[active], active)
+            direction, done = attack.direction(z, active)
             # Where the fractional image has flipped and the rounded one not, FFA's gradient would lead back: go on as before.
-            last[active] = torch.where(crossed.view(-1, 1, 1, 1), last[active], direction)
+            last = torch.where(done.view(-1, 1, 1, 1), last, direction) if attack.method == "ffa" else direction
         else:
-            crossed = attack.flips(z[active], active)
-        over = active[crossed]
-        done = attack.flips(z[over].round(), over) if attack.method == "ffa" and len(over) else crossed[crossed]
-        size[over[done]] = step
-        active = active[size[active].isinf()]
+            done = attack.flips(z, active)
+        if attack.method == "ffa" and done.any():
+            done[done.clone()] = attack.flips(z[done].round(), active[done])
+        if done.any():
+            size[active[done]], found[active[done]] = step, z[done].round_()
+            active, z, last = (given[~done] for given in (active, z, last))
         if not len(active):
             break
         if step < STEPS:
-            z[active] = _moved(z[active], last[active], original.new_ones(len(active)))
-    return z.round_(), size
+            z = (z + last).clamp_(0, 255)
+    return found, size
