@@ -183,9 +183,13 @@ def test_the_table_of_what_asking_gives_is_that_of_the_results() -> None:
     assert round(half["share"], 2) == 0.5
     assert abs(half["after"] - free["after"]) < 0.1
     assert table.query(f"data == 'muct' and {at_5000} and mirror")["recommended"].astype(bool).sum() == 1
-    stack = means.query("learner == 'features and scores'")["after"].item()
-    assert stack > means.query("budget > 0")["after"].max()
-    assert (means.query("learner in ['one pass', 'encoder']")["rise"] < 0).all()
+    without = means[means["learner"].isin(["own features", "features and scores"])]["after"]
+    assert without.min() > means.query("budget > 0")["after"].max()
+    assert means.query("learner == 'gradient'")["after"].between(*without).all()
+    once = means.set_index("learner").loc[["one pass", "encoder"], "share"]
+    assert once["one pass"] < 0 < once["encoder"] < half["share"]
+    elsewhere = table.query("data != 'muct' and learner == 'own features'")["rise"]
+    assert (elsewhere >= 0).all()
 
 
 def test_the_table_of_flips_is_that_of_the_results() -> None:

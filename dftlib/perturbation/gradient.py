@@ -302,7 +302,8 @@ def fit(
     counts = y.bincount().double()
     weight_of = (len(y) / ((counts > 0).sum() * counts)).float() if settings.balance else None
     some = np.sort(seeds.rng(seed, "pool").permutation(len(images))[:POOL])
-    pool = torch.as_tensor(images[some])[group.own].to(device)
+    # measured often: laid out once as `to_float` wants it
+    pool = torch.as_tensor(images[some])[group.own].to(device).contiguous(memory_format=torch.channels_last)
     if group.size == 1:  # resident on the device; of several, each process moves no more than its part of a batch
         images = torch.as_tensor(np.require(images, requirements="W") if isinstance(images, np.ndarray) else images).to(device)
     n = (torch.zeros(images.shape[1:]) if start is None else start.clone())[None].to(device)
