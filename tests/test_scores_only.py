@@ -50,10 +50,10 @@ def test_faces_are_the_chips_that_the_maker_prescribes(lab: Lab, changes: dict[s
 
 
 def test_the_known_network_sees_faces_at_its_own_size_and_is_in_the_keys_that_it_changes(lab: Lab) -> None:
-    other = lab.other(encoder="dlib_face", align="none")
+    other = lab.other(encoder="dlib_face", align="none", weights="mine.dat")
     assert scores_only.known(lab) is lab
     p = scores_only.known(other).profile
-    assert (p.backbone, p.size, p.align, p.weights) == ("dlib_face", 150, "chip", "")
+    assert (p.backbone, p.size, p.align, p.weights) == ("dlib_face", 150, "chip", "mine.dat")
     cell = scores_only.cells(lab.profile)[0]
     for learner, same in (("encoder", False), ("surrogate", True)):
         keys = [scores_only.fit_key(each, cell, learner, "scores", 200, True) for each in (lab, lab.other(encoder="dlib_face"))]

@@ -30,7 +30,7 @@ class Profile:
     size: int  # pixels, height = width
     align: str  # 'chip' (by landmarks) | 'crop' (one for all, eyes in the same place) | 'none' (the usual crop)
     backbone: str  # 'dlib_age' | 'dlib_face' | 'vggface' | 'convnet'
-    weights: str  # weight file of `vggface`, or of `dlib_face` ("": of its installed package)
+    weights: str  # weight file of `vggface`, or of `dlib_face` ("": of its installed package), as backbone or as encoder
     protocols: tuple[str, ...]  # the first is the main one; Gender is reported under all
     seeds: tuple[int, ...]  # the first is the main one; Gender is reported under all
     every_seed: bool  # and so is every other attribute

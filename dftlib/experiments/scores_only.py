@@ -53,7 +53,7 @@ def known(lab: Lab) -> Lab:
     name = lab.profile.encoder
     if name == lab.profile.backbone:
         return lab
-    return lab.other(backbone=name, size=backbones.kind(name).size, weights="", align="chip")
+    return lab.other(backbone=name, size=backbones.kind(name).size, align="chip")
 
 
 def cells(profile: Profile) -> list[Cell]:
