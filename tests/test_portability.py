@@ -195,7 +195,7 @@ for cell in lab.main(5):
 
 @pytest.mark.slow
 def test_gender_rises_across_sets_without_newer_instructions(tmp_path: Path) -> None:
-    """What notebook 03 checks of Table 5 on `demo`, on a processor of 2008 as far as it can be had: five minutes."""
+    """What notebook 03 checks of Table 5 on `demo`, on a processor of 2008 as far as it can be had: nine minutes."""
     # `auto` must find by itself that bfloat16 isn't native there
     environment = {**os.environ, **portability.VARIANTS["SSE4.1"][0], "DFT_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
     told = subprocess.run([sys.executable, "-c", VERDICT], env=environment, capture_output=True, text=True, cwd=tmp_path)
