@@ -205,8 +205,8 @@ def test_the_padding_decides_chips_and_is_in_their_key(monkeypatch: pytest.Monke
     assert (wide != usual).float().mean() > 0.5
 
 
-@pytest.mark.parametrize(("profile", "needed"), [("identity", True), ("demo", False), ("small", False), ("paper", False)])
-def test_only_the_profile_that_needs_the_weights_installs_them(profile: str, needed: bool) -> None:
+@pytest.mark.parametrize(("profile", "needed"), [("identity", True), ("demo", False), ("small", True), ("paper", False)])
+def test_only_profiles_that_need_the_weights_install_them(profile: str, needed: bool) -> None:
     call = ["make", "--dry-run", "--always-make", "--no-print-directory", "reproduce", f"PROFILE={profile}"]
     done = subprocess.run(call, cwd=paths.ROOT, capture_output=True, text=True, check=True)
     assert (".[face]" in done.stdout) == needed

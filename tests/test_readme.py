@@ -1,12 +1,11 @@
 """The numbers in the README, and in those of results/ and results/benchmarks/, are those of the tables."""
 
-import io
 import re
-import subprocess
 from typing import Any
 
 import pandas as pd
 import pytest
+from committed import stored
 
 from dftlib.experiments.scores_only import summary
 from dftlib.paths import ROOT
@@ -14,13 +13,6 @@ from dftlib.paths import ROOT
 README, RESULTS, BENCHMARKS = ((ROOT / folder / "README.md").read_text() for folder in (".", "results", "results/benchmarks"))
 COLUMNS = "usual crop | aligned | with N | rise by N | best simple remedy | own classifier | paper |"
 NAMES = {"lfw": "LFW", "celeba": "CelebA", "muct": "MUCT"}
-
-
-def stored(name: str, profile: str = "small") -> pd.DataFrame:
-    """A table as it is committed, where git is there: `make reproduce` writes those of demo anew, on another processor others."""
-    path = f"results/{profile}/{name}.csv"
-    kept = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, text=True)
-    return pd.read_csv(io.StringIO(kept.stdout) if kept.returncode == 0 else ROOT / path)
 
 
 CARD = stored("scorecard")

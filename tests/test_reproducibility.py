@@ -4,16 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from committed import stored
 
 from dftlib.metrics.similarity import psnr
 from dftlib.paths import ROOT
 from dftlib.perturbation.box_maps import BOXES
 
 TEXT = (ROOT / "REPRODUCIBILITY.md").read_text()
-
-
-def stored(name: str, profile: str = "small") -> pd.DataFrame:
-    return pd.read_csv(ROOT / "results" / profile / f"{name}.csv")
 
 
 def cells(name: str, profile: str = "small") -> pd.Series:
