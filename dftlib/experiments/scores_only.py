@@ -111,8 +111,7 @@ def _key(lab: Lab, cell: Cell) -> dict[str, Any]:
 
 
 def fit_key(lab: Lab, cell: Cell, learner: str, feedback: str, budget: int, mirror: bool) -> dict[str, Any]:
-    of = known(lab) if learner == "encoder" else None
-    network = {"encoder": (of.profile.backbone, of.weights())} if of else {}
+    network = {"encoder": (lab.profile.encoder, known(lab).weights())} if learner == "encoder" else {}
     return {**_key(lab, cell), **from_scores.key(learner, budget, MIN_PSNR, mirror), "feedback": feedback, **network}
 
 
