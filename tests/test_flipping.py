@@ -244,6 +244,23 @@ def test_what_is_reported_holds_for_the_pictures_returned(kind: str, method: str
         assert (found.images[i].float() - IMAGES[i].float()).abs().max() <= math.ceil(found.size[i].nan_to_num(posinf=0))
 
 
+class Batched(Linear):
+    """Float scores that come out a little higher for several images at once, as other loops over them round otherwise."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (super().forward(images) + (4e-6 if len(images) > 1 else 0)).float()
+
+
+@pytest.mark.parametrize(("method", "search"), WAYS)
+def test_a_flip_is_beyond_what_a_batch_changes(method: str, search: str) -> None:
+    net = Batched([[[[1]], [[0]], [[0]]]], [-100.2])  # one grey level is a score of 0.00001
+    images = levels(90, 97, 60, 99)
+    found = flip(net, images, -torch.ones(4), method, search)
+    assert found.flipped.all()
+    assert (found.images[:, 0, 0, 0] == 101).all()
+    assert all((net(image[None].float() / 255) > 0).all() for image in found.images)
+
+
 def test_some_pictures_are_not_flipped(nets: dict[str, Network]) -> None:
     """Or else nothing would tell what becomes of them."""
     for kind, method in (("euclidean", "fgs"), ("softmax", "ffa")):

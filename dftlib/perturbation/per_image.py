@@ -19,12 +19,13 @@ SEARCHES = {"line": "line-search", "iterative": "iterative"}  # and how the pape
 LIMIT = 256  # grey levels: a line-search that has doubled to here without a flip gives up
 STEPS = 50  # so does the iterative search, after so many steps
 FINE = 1 / 8  # grey levels within which FFA's line-search is narrowed; FGS stays on whole ones
+SURE = 64  # units in the last place of 1 by which a score must have passed the boundary: alone or in a batch, it stays there
 BATCH, ON_GPU = 64, 256  # images at once on a processor, within its cache, and on a GPU
 
 
 def key() -> dict[str, object]:
     """The numbers of this module that decide which flips are found, JSON-able."""
-    return {"limit": LIMIT, "steps": STEPS, "fine": FINE}
+    return {"limit": LIMIT, "steps": STEPS, "fine": FINE, "sure": SURE}
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,16 @@ class _Attack:
         self.net, self.labels, self.method, self.loss = net, labels, method, loss
         self.columns = slice(0, 2) if loss == "softmax" else slice(attribute, attribute + 1)
 
-    def _present(self, scores: Tensor) -> Tensor:
-        return present(scores[:, self.columns], self.loss)[:, 0]
+    def _beyond(self, scores: Tensor, rows: Tensor) -> Tensor:
+        """How far scores of images from `rows` are past the boundary, in units in the last place of 1."""
+        own = scores[:, self.columns]
+        gap = own[:, -1] - own[:, 0] if self.loss == "softmax" else own[:, 0]
+        return torch.where(self.was[rows], -gap, gap) / torch.finfo(scores.dtype).eps
 
     def flips(self, images: Tensor, rows: Tensor) -> Tensor:
-        """Whether these images, which come from `rows`, are classified otherwise than those were."""
+        """Whether these images, which come from `rows`, are classified otherwise than those were, beyond rounding."""
         with torch.no_grad():
-            return self._present(self.net(images / 255)) != self.was[rows]
+            return self._beyond(self.net(images / 255), rows) > SURE
 
     def direction(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Directions of maximum norm 1 (equations 7 and 9), and whether the images have flipped already: those need none.
@@ -97,10 +101,11 @@ class _Attack:
         with torch.enable_grad():
             x = images.detach().requires_grad_()
             scores = self.net(x / 255)
-            now = self._present(scores.detach())
             if not hasattr(self, "was"):
-                self.was = now
-            flipped = now != self.was[rows]
+                self.was = present(scores.detach()[:, self.columns], self.loss)[:, 0]
+            beyond = self._beyond(scores.detach(), rows)
+            # From the boundary on FFA's gradient leads back or nowhere; what FFA finds is asked about once more in any case.
+            flipped = beyond > SURE if self.method == "fgs" else beyond >= 0
             left = (~flipped).nonzero()[:, 0]
             if 2 * len(left) < len(rows):  # going there again with these costs less than coming back with all
                 found = torch.zeros_like(images)
@@ -154,7 +159,7 @@ def _iterative(attack: _Attack, original: Tensor) -> tuple[Tensor, Tensor]:
     for step in range(STEPS + 1):
         if step < STEPS:
             direction, done = attack.direction(z, active)
-            # Where the fractional image has flipped and the rounded one not, FFA's gradient would lead back: go on as before.
+            # Where the fractional image has flipped and the rounded one not surely, go on as before.
             last = torch.where(done.view(-1, 1, 1, 1), last, direction) if attack.method == "ffa" else direction
         else:
             done = attack.flips(z, active)
