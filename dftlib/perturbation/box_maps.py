@@ -17,7 +17,10 @@ class _Atanh(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, n: Tensor) -> Tensor:
-        images, gain = torch.broadcast_tensors(images, torch.exp(2 * n.clamp(-40, 40)))
+        gain = torch.exp(2 * n.clamp(-40, 40))
+        if images.is_contiguous(memory_format=torch.channels_last):  # laid out alike, both are read in one go
+            gain = gain.view(-1, *gain.shape[-3:]).contiguous(memory_format=torch.channels_last)
+        images, gain = torch.broadcast_tensors(images, gain)
         z = torch.empty_like(images)
         for x, g, lit in zip(_parts(images), _parts(gain), _parts(z), strict=True):
             torch.mul(x, g, out=lit)
