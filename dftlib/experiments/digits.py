@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from dftlib import seeds
 from dftlib.classifiers.base import TorchClassifier
 from dftlib.datasets.base import Split
-from dftlib.experiments.lab import GAINS
+from dftlib.experiments.lab import best_gain
+from dftlib.experiments.outcome import in_percent
 from dftlib.images import to_float
 from dftlib.metrics import classification, similarity
 from dftlib.metrics.comparison import compare
@@ -129,8 +130,7 @@ def remedies(classifier: TorchClassifier, known: Split, source: Split, split: Sp
         return images.roll((-down, -right), (2, 3))
 
     difference = baselines.mean_picture(clean) - baselines.mean_picture(own)
-    tried = [Perturbation(gain * difference, "clip") for gain in GAINS]
-    mean = max(tried, key=lambda n: classification.accuracy(classifier.scores(n.apply(own)), known.labels.numpy()))
+    mean = best_gain(difference, lambda n: classifier.scores(n.apply(own)), known.labels.numpy())
     moved = offsets(classifier.scores(own), known.labels)
     answers = {
         "offsets": classifier.scores(x).clamp_min(1e-9).log() + moved,
@@ -164,10 +164,7 @@ def study() -> tuple[pd.DataFrame, dict[str, Perturbation]]:
             for split in (test, val)
         )  # fmt: skip
         own = TorchClassifier(trained(known)).scores(test.images).argmax(1).numpy() == test.labels.numpy()
-        shares: dict[str, float] = {}
-        for name, right in (("best", of_test.right[of_test.best]), ("own", own)):
-            low, high = classification.wilson(right)
-            shares |= {name: 100 * float(right.mean()), f"{name}_lo": 100 * low, f"{name}_hi": 100 * high}
+        shares = in_percent("best", of_test.right[of_test.best]) | in_percent("own", own)
         plain = to_float(test.images, torch.device("cpu"))
         others = {name: of_test.accuracy(name) for name in of_test.right if name not in ("before", "after")}
         rows.append({

@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_origin
@@ -166,8 +166,8 @@ def tune(asked: Request) -> Tuned:
         more |= {f"over_{name}{end}": value for end, value in comparison.over(name).items()}
     per_class = pd.DataFrame(
         {"class": name, "n_test": int(own.sum()), **comparison.of(own).row()}
-        for name, own in ((name, comparison.labels == k) for k, name in enumerate(names))
-        if own.any()
+        for k, name in enumerate(names)
+        if (own := comparison.labels == k).any()
     )
     psnr = float(similarity.psnr(images / 255, after / 255).mean())
     n = with_evidence(
@@ -346,17 +346,16 @@ def _in_words(known: Answers, faces: FaceDataset) -> Iterator[None]:
         ) from None
 
 
-def same_as_command(path: Path, sources: Iterable[Tensor | Path], after: Tensor) -> bool:
+def same_as_command(path: Path, sources: Sequence[Path] | Tensor, after: Tensor) -> bool:
     """Whether `dft perturb`, given these images (uint8 3 x H x W, or their files), writes those, n x 3 x H x W, bit for bit."""
     with tempfile.TemporaryDirectory() as temporary, contextlib.redirect_stdout(io.StringIO()):
-        source, out, names = Path(temporary) / "in", Path(temporary) / "out", []
-        for i, given in enumerate(sources):
-            names.append(f"{i}{given.suffix if isinstance(given, Path) else '.png'}")
+        (source := Path(temporary) / "in").mkdir()
+        files = [source / f"{i}{one.suffix if isinstance(one, Path) else '.png'}" for i, one in enumerate(sources)]
+        for given, file in zip(sources, files, strict=True):
             if isinstance(given, Path):
-                source.mkdir(exist_ok=True)
-                shutil.copy(given, source / names[-1])
+                shutil.copy(given, file)
             else:
-                _write(given, source / names[-1])
-        perturb_folder(path, source, out)
-        made = [np.asarray(Image.open(out / f"{name}.png")).transpose(2, 0, 1) for name in names]
+                _write(given, file)
+        perturb_folder(path, source, out := Path(temporary) / "out")
+        made = [np.asarray(Image.open(out / f"{file.name}.png")).transpose(2, 0, 1) for file in files]
     return np.array_equal(np.stack(made), after.numpy())

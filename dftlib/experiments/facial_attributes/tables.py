@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dftlib import paths
 from dftlib.experiments.facial_attributes.robustness import TAU, AttributeLab, adversarial, loss_of, predictions, scores
+from dftlib.experiments.outcome import in_percent
 from dftlib.metrics import classification, similarity
 from dftlib.metrics.comparison import compare
 from dftlib.models import attribute_networks
@@ -38,11 +39,6 @@ UNIVERSAL = ("train_before", "val_before", "val_after", "test_before", "test_aft
 def _percent(name: str, share: float, ends: tuple[float, float]) -> dict[str, float]:
     """A share and its interval, in percent."""
     return {f"{name}{end}": 100 * float(value) for end, value in zip(("", "_lo", "_hi"), (share, *ends), strict=True)}
-
-
-def _share(name: str, which: NDArray[np.bool_]) -> dict[str, float]:
-    """The share of `which`, percent, with its Wilson interval; empty where there is nothing to share."""
-    return _percent(name, which.mean(), classification.wilson(which)) if len(which) else _percent(name, np.nan, (np.nan, np.nan))
 
 
 def _by_attribute(table: pd.DataFrame, order: list[str], *then: str) -> pd.DataFrame:
@@ -77,7 +73,7 @@ def errors(lab: AttributeLab) -> pd.DataFrame:
         for i, attribute in enumerate(lab.names):
             both = np.mean([errs[truth[:, i] == value, i].mean() for value in (False, True)])
             row = {"attribute": attribute, "approach": approach, "n_test": len(errs), "epoch": epochs[approach][i]}
-            rows.append({**row, **_share("error", errs[:, i]), "balanced_error": 100 * float(both)})
+            rows.append({**row, **in_percent("error", errs[:, i]), "balanced_error": 100 * float(both)})
     table = pd.DataFrame(rows)
     own = table[table["approach"] == SEPARATE].sort_values("error", kind="stable")
     return _by_attribute(table, own["attribute"].tolist(), "approach")
@@ -182,7 +178,7 @@ def success(lab: AttributeLab) -> pd.DataFrame:
             for i, attribute in enumerate(lab.names):
                 hit = adversarial(found)[of[:, i], i].numpy()
                 row = {"attribute": attribute, "adversarial_type": kind_of + sign, "mode": mode, "n": len(hit)}
-                rows.append({**row, **_share("success", hit)})
+                rows.append({**row, **in_percent("success", hit)})
     table = pd.DataFrame(rows)
     first = table[(table["adversarial_type"] == "FGS+") & (table["mode"] == SEARCHES["line"])]
     order = first.sort_values("success", kind="stable", ascending=False)["attribute"].tolist()
@@ -248,7 +244,7 @@ def universal(lab: AttributeLab) -> pd.DataFrame:
         shares = {"natural": natural, "set_right": after[~was], "natural_set_right": after[~was][natural], "broken": ~after[was]}
         row: dict[str, Any] = {"attribute": attribute, "mistakes": int((~was).sum()), "n_test": len(test)}
         for name, which in shares.items():
-            row |= _share(name, which)
+            row |= in_percent(name, which)
         rows.append({
             **row, **compare(was, after, test).row(), "bound": 100 * float((was.sum() + natural.sum()) / len(test)),
             "threshold": 100 * float(((present["test_before"] > cut) == labels["test"]).mean()),
