@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 from typing import Any, cast
 
 import numpy as np
@@ -110,8 +111,8 @@ def offsets(scores: Tensor, labels: Tensor) -> Tensor:
 def displaced(images: Tensor, source: Tensor) -> tuple[int, int]:
     """By how many pixels, down and right, `images` stand beside `source`, both uint8: of their mean images."""
     here, there = (baselines.mean_picture(x)[0].numpy() for x in (images, source))
-    moves = [(down, right) for down in range(-FARTHEST, FARTHEST + 1) for right in range(-FARTHEST, FARTHEST + 1)]
-    return max(moves, key=lambda move: np.corrcoef(np.roll(there, move, (0, 1)).ravel(), here.ravel())[0, 1])
+    moves = range(-FARTHEST, FARTHEST + 1)
+    return max(product(moves, moves), key=lambda move: np.corrcoef(np.roll(there, move, (0, 1)).ravel(), here.ravel())[0, 1])
 
 
 def remedies(classifier: TorchClassifier, known: Split, source: Split, split: Split) -> dict[str, classification.Bools]:
@@ -122,22 +123,16 @@ def remedies(classifier: TorchClassifier, known: Split, source: Split, split: Sp
     own, x, clean = (torch.as_tensor(part.images) for part in (known, split, source))
     y = split.labels.numpy()
     down, right = displaced(own, clean)
-
-    def matched(images: Tensor) -> Tensor:
-        return baselines.match_channels(images, *(baselines.ChannelStatistics.of(part) for part in (own, clean)))
-
-    def aligned(images: Tensor) -> Tensor:
-        return images.roll((-down, -right), (2, 3))
-
+    matched = baselines.match_channels(x, *(baselines.ChannelStatistics.of(part) for part in (own, clean)))
     difference = baselines.mean_picture(clean) - baselines.mean_picture(own)
     mean = best_gain(difference, lambda n: classifier.scores(n.apply(own)), known.labels.numpy())
     moved = offsets(classifier.scores(own), known.labels)
     answers = {
         "offsets": classifier.scores(x).clamp_min(1e-9).log() + moved,
-        "matched": classifier.scores(matched(x)),
+        "matched": classifier.scores(matched),
         "mean_image": classifier.scores(mean.apply(x)),
-        "aligned": classifier.scores(aligned(x)),
-        "aligned_matched": classifier.scores(aligned(matched(x))),
+        "aligned": classifier.scores(x.roll((-down, -right), (2, 3))),
+        "aligned_matched": classifier.scores(matched.roll((-down, -right), (2, 3))),
     }
     majority = {"majority": y == known.labels.bincount().argmax().item()}
     return majority | {name: given.argmax(1).numpy() == y for name, given in answers.items()}

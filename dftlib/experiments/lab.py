@@ -262,9 +262,7 @@ class Lab:
     def shuffled(self, cell: Cell) -> Perturbation:
         """The perturbation fitted with labels dealt anew to the images, fitting and validation alike."""
         draw = seeds.rng(cell.seed, "shuffled")
-        fit, val = (
-            split.labelled(split.labels[torch.from_numpy(draw.permutation(len(split)))]) for split in self.splits(cell)[:2]
-        )
+        fit, val = (split.labelled(draw.permutation(split.labels.numpy())) for split in self.splits(cell)[:2])
         return self.fitted(cell, known=(fit, val), shuffled=True)
 
     def unperturbed(self, cell: Cell, model: str, split: Split, cut: "Lab | None" = None) -> Tensor:

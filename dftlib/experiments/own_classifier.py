@@ -47,7 +47,6 @@ from dftlib.perturbation.perturbation import Perturbation
 from dftlib.perturbation.query_log import Meter, QueryLog, UnansweredError, digests
 
 TESTED = 8  # one part in so many of the budget goes to test images, and as much again to the same ones with N
-FEWEST_KNOWN = 2  # classes among answered images, for scores to be weighed
 WORDS = {"chip": True, "none": False}  # what a profile calls it
 
 
@@ -150,8 +149,7 @@ def tune(asked: Request) -> Tuned:
         after = n.apply_uint8(images)
         shown = meters[0].scores(after)
     lost, shown = int(shown.isnan().any(1).sum()), counted_wrong(shown, test.labels)
-    majority = {"majority": test.labels == fit.labels.bincount().argmax()}
-    remedies = {**majority, **known.remedies(before, test, fit, val)}
+    remedies = {"majority": test.labels == fit.labels.bincount().argmax(), **known.remedies(before, test, fit, val)}
     comparison = compare(before, shown, test, remedies, _classes(test, names))
     chosen = known.chosen(n, fit, val)
     for meter in meters:
@@ -160,7 +158,7 @@ def tune(asked: Request) -> Tuned:
     if whole:
         more["asked_unaligned"] = meters[1].used
     if len(names) == 2:
-        more |= {name: area for name, area in comparison.areas().items() if name in ("auc_before", "auc_after")}
+        more |= {name: area for name, area in comparison.areas().items() if "rise" not in name}
     for name in remedies:
         more[name] = comparison.accuracy(name)
         more |= {f"over_{name}{end}": value for end, value in comparison.over(name).items()}
@@ -204,9 +202,8 @@ def _splits(faces: FaceDataset, tested: int) -> list[Split]:
 
 
 def _classes(split: Split, names: list[str]) -> dict[str, NDArray[np.bool_]]:
-    """The images of each class by its name."""
-    labels = split.labels.numpy()
-    return {f"class '{name}'": labels == k for k, name in enumerate(names) if (labels == k).any()}
+    """The images of each class that is there, by its name."""
+    return {f"class '{name}'": own for k, name in enumerate(names) if (own := split.labels.numpy() == k).any()}
 
 
 def _those(split: Split, which: NDArray[np.bool_]) -> Split:
@@ -252,7 +249,7 @@ class Answers:
         scores, labels = self.learned(*splits)
         if len(self.names) == 2:
             found["threshold"] = torch.from_numpy(by_threshold(scores, labels, before, split))
-        elif len(labels.unique()) >= FEWEST_KNOWN:
+        elif len(labels.unique()) > 1:
             stack = LogisticRegression(max_iter=1000).fit(_logarithms(scores), labels.numpy())
             found["stack"] = torch.from_numpy(stack.predict(_logarithms(before))) == split.labels
         return found

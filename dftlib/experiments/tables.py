@@ -116,13 +116,13 @@ def data_summary(lab: Lab) -> pd.DataFrame:
         for attribute, split in product(data.labels, SPLITS):
             labels = data.labels[attribute].to_numpy()
             train, here = ((labels >= 0) & (data.split == part) for part in ("train", split))
-            if not here.any():
-                continue
-            people = set(data.subjects[here])
-            again = len(people & set(data.subjects[train])) if split != "train" else 0
-            said = {"data": name, "protocol": protocol, "attribute": attribute, "split": split, "pictures": int(here.sum())}
-            present = 100 * float(labels[here].mean())
-            rows.append({**said, "people": len(people), "present": present, "people_also_in_train": again})
+            if here.any():
+                people = set(data.subjects[here])
+                rows.append({
+                    "data": name, "protocol": protocol, "attribute": attribute, "split": split, "pictures": int(here.sum()),
+                    "people": len(people), "present": 100 * float(labels[here].mean()),
+                    "people_also_in_train": len(people & set(data.subjects[train])) if split != "train" else 0,
+                })  # fmt: skip
     return pd.DataFrame(rows)
 
 
