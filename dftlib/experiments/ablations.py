@@ -104,11 +104,8 @@ def by_all_layers(lab: Lab, cell: Cell, fit: Split, val: Split, **key: Any) -> T
     """Test scores n x 2 after model fine-tuning of backbone and head, with as many images seen as data fine-tuning."""
     schedule = _schedule(lab, cell, len(fit))
     net = copy.deepcopy(cast(backbones.AttributeNet, lab.model(cell).net))
-    epochs = max(1, round(schedule.steps * schedule.batch_size / len(fit)))
-    training.train_network(
-        net, fit.images, fit.labels, val.images, val.labels, epochs, ALL_LAYERS_RATE, cell.seed, lab.device, fresh=False,
-        dtype=lab.dtype,
-    )  # fmt: skip
+    how = (max(1, round(schedule.steps * schedule.batch_size / len(fit))), ALL_LAYERS_RATE, cell.seed, lab.device)
+    training.train_network(net, fit.images, fit.labels, val.images, val.labels, *how, fresh=False, dtype=lab.dtype)
     return TorchClassifier(net, lab.device).scores(lab.splits(cell)[2].images)
 
 
@@ -144,9 +141,8 @@ def measured(lab: Lab, cell: Cell, after: Tensor, before: Tensor | None = None) 
     """Names of the cell, accuracy before and after on its test images, the rise, their intervals, and the discordant counts."""
     test = lab.splits(cell)[2]
     found = compare(lab.unperturbed(cell, cell.model, test) if before is None else before, after, test)
-    names = {k: v for k, v in asdict(cell).items() if k != "table"}
-    balanced = {name: value for name, value in found.balanced().items() if "rise" not in name}
-    return {**names, **found.row(), **balanced, "auc": found.areas()["auc_after"]}
+    row = {**asdict(cell), **found.row(), **found.balanced(), "auc": found.areas()["auc_after"]}
+    return {name: value for name, value in row.items() if name != "table" and "balanced_rise" not in name}
 
 
 def combination(lab: Lab) -> pd.DataFrame:
@@ -167,7 +163,7 @@ def combination(lab: Lab) -> pd.DataFrame:
 def _rounds(lab: Lab, cell: Cell, way: str) -> Tensor:
     """Test scores, rounds x n x 2."""
     fit, val, test = lab.splits(cell)
-    x, val_x, test_x = (split.images for split in (fit, val, test))
+    x, val_x = fit.images, val.images
     settings = settings_of(lab.profile)
     settings = replace(settings, steps=settings.steps // ROUNDS, epochs=max(1, settings.epochs // ROUNDS))
     model, found, after = lab.model(cell), Perturbation(torch.zeros(x.shape[1:]), settings.box), []
@@ -183,7 +179,7 @@ def _rounds(lab: Lab, cell: Cell, way: str) -> Tensor:
             epochs = max(1, lab.profile.head_epochs // ROUNDS)
             head = _tune_head(lab, cell, model, (tuned, fit.labels), (val_tuned, val.labels), epochs, seed)
             model = TorchClassifier(backbones.AttributeNet(lab.body(), head), lab.device, lab.dtype)
-        after.append(under(model, found, test_x))
+        after.append(under(model, found, test.images))
     return torch.stack(after)
 
 

@@ -281,11 +281,11 @@ def _read(asked: Request) -> tuple[BlackBox, folder.Photos, list[str], tuple[Pic
     """The classifier, the pictures with labels in the order of its answers, that order, and `Answers.whole`."""
     path = Path(asked.labels)
     box = load_classifier(asked.model, folder.read_labels(path)["label"].nunique(), **asked.options)
-    height, *width = asked.pixels if isinstance(asked.pixels, list) else [asked.pixels]
-    size = (height, *(width or [height])) if height else box.size
+    sides = asked.pixels if isinstance(asked.pixels, list) else [asked.pixels]
+    size = (sides[0], sides[-1]) if asked.pixels else box.size
     if not size or not all(size):
         raise DataError("The model doesn't say how large its pictures are: set `pixels` to their height = width, or to both.")
-    photos = folder.load(asked.images, path, (size[0], size[1]))
+    photos = folder.load(asked.images, path, size)
     names = [str(name) for name in asked.classes or asked.options.get("names") or photos.names]
     if sorted(names) != sorted(photos.names):
         raise DataError(

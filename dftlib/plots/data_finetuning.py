@@ -1,7 +1,4 @@
-"""Every plot, one function per figure of the paper, in one style. Each returns a closed figure: a notebook shows it once.
-
-Figures are as wide as the paper's page, or a third of it a panel. Faces of a data set are drawn only through `showable`.
-"""
+"""Every plot, one function per figure of the paper, in one style. Each returns a closed figure: a notebook shows it once."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -133,11 +130,11 @@ def roc_curves(panels: Sequence[Panel], note: str = "") -> Figure:
         for ax, panel in zip(axes.flat, panels, strict=False):
             areas = []
             for (stage, colour), dash in zip(STAGES, ("--", "-"), strict=True):
-                false, true, _ = roc_curve(panel.labels, panel.scores(stage))
+                scores = panel.scores(stage)
+                false, true, _ = roc_curve(panel.labels, scores)
                 areas.append(f"{auc(false, true):.3f}")
                 ax.plot(100 * false, 100 * true, color=colour, linestyle=dash, label=stage)
-                said = panel.scores(stage) > 0.5
-                at = [100 * said[panel.labels == label].mean() for label in (0, 1)]
+                at = [100 * (scores[panel.labels == label] > 0.5).mean() for label in (0, 1)]
                 ax.plot(*at, "o", color=colour, markersize=5, markeredgecolor="white", clip_on=False, zorder=3)
             ax.plot([0, 100], [0, 100], color="0.6", linestyle=":", label="chance")
             ax.set_title(f"{panel.title}\narea {' → '.join(areas)}")

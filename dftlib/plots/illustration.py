@@ -70,10 +70,6 @@ def _draw(name: str, centre: tuple[float, float], degrees: float, seed: int) -> 
     return parts
 
 
-def _classifier(head: nn.Module) -> TorchClassifier:
-    return TorchClassifier(nn.Sequential(nn.Flatten(), head))
-
-
 def accuracy(classifier: TorchClassifier, points: Points) -> float:
     """The share of points that the classifier gets right."""
     return (classifier.scores(points.pictures).argmax(1) == points.labels).double().mean().item()
@@ -87,8 +83,8 @@ def example(seed: int = 0) -> Example:
     learned_on = train.pictures.flatten(1)
     train, val, x = _draw("X", (0.46, 0.42), -20, seed)
     tuned = train_nnet(*train.features, *val.features, seed=seed, start=head, scale=learned_on)
-    model = _classifier(head)
-    return Example(d1, x, model, _classifier(tuned), fit(model, *train, *val, SETTINGS, seed))
+    model, other = (TorchClassifier(nn.Sequential(nn.Flatten(), layers)) for layers in (head, tuned))
+    return Example(d1, x, model, other, fit(model, *train, *val, SETTINGS, seed))
 
 
 SIDE = np.linspace(0, 1, 121, dtype=np.float32)  # where a boundary in two dimensions is looked for

@@ -20,8 +20,6 @@ METHODS = {  # of fine-tuning: name, colour, shape
     "all layers": ("model fine-tuning, all layers", OTHER, "^"),
     "both": ("both in turn", OTHER, "^"),
 }
-
-
 CELL = ["attribute", "data", "model"]
 TITLE = "{}: {} by {}"
 
@@ -168,8 +166,8 @@ def controls(table: pd.DataFrame, note: str = "") -> Figure:
     with sheet(PAGE, 1.5 + 0.2 * len(grid), note) as figure:
         ax = figure.subplots()
         most = min(30.0, float(np.nanmax(np.abs(grid.to_numpy()))))
-        bar = {"label": "accuracy under N less the control's (points)", "location": "bottom", "shrink": 0.5, "aspect": 40}
-        bar |= {"extend": "both", "pad": 0.04}
+        bar: dict[str, Any] = {"label": "accuracy under N less the control's (points)", "location": "bottom", "extend": "both"}
+        bar |= {"shrink": 0.5, "aspect": 40, "pad": 0.04}
         sns.heatmap(grid, ax=ax, cmap="PuOr", center=0, vmin=-most, vmax=most, annot=True, fmt="+.1f", cbar_kws=bar,
                     annot_kws={"size": 6.5}, linewidths=0.5)  # fmt: skip
         clear = ((low > 0) | (high < 0)).to_numpy()[~grid.isna().to_numpy()]
