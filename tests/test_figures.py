@@ -203,8 +203,8 @@ FIGURES: dict[str, tuple[Callable[[str], Figure], set[str]]] = {
         {"before", "after", "below each: score of its true class"},
     ),
     "one distribution": (
-        lambda note: data_finetuning.score_distributions(SIX[:1], ("not smiling", "smiling"), note),
-        {"not smiling", "smiling", "decision boundary", "score of 'smiling'", "share of class (%)"},
+        lambda note: data_finetuning.score_distributions(SIX[:1], note),
+        {"absent", "present", "decision boundary", "score of 'present'", "share of class (%)"},
     ),
     "distributions": (
         lambda note: data_finetuning.score_distributions(SIX, note=note),

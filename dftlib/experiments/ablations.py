@@ -1,7 +1,7 @@
 """What notebooks 04 and 05 measure: how many labels it takes, both ways combined, and what the paper leaves open."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, cast
@@ -33,13 +33,14 @@ COMPARED = 256  # test images on which PSNR, SSIM and PASS are measured
 COARSE = 75  # the lowest JPEG quality tried
 
 Labelled = tuple[Tensor, Tensor]  # features n x F, labels n
+Row = dict[str, Any]
+Choices = Iterable[tuple[str, Row]]
 
 
 def contest(lab: Lab) -> list[Cell]:
     """The cells of Figures 9 and 10: images of the first and third data set, by the model trained on the second."""
-    first, second, third = lab.profile.datasets
-    cells = (c for c in lab.main(5, 6) if c.attribute != BESIDE_GENDER)  # in none of the paper's figures
-    return [c for c in cells if c.model == second and c.data in (first, third)]
+    other = lab.profile.datasets[1]
+    return [c for c in lab.main(5, 6) if c.model == other and c.attribute != BESIDE_GENDER]  # which is in no figure of the paper
 
 
 def featured(lab: Lab) -> list[Cell]:
@@ -72,8 +73,7 @@ def _schedule(lab: Lab, cell: Cell, count: int) -> Settings:
 
 def _kept(make: Callable[[], Tensor], lab: Lab, cell: Cell, **key: Any) -> Tensor:
     """The scores that `make` returns, from the cache where they were computed before."""
-    known = {**lab.fit_key(cell), **key}
-    return artefacts.tensors("studies", 1, known, lambda: {"scores": make()})["scores"]
+    return artefacts.tensors("studies", 1, {**lab.fit_key(cell), **key}, lambda: {"scores": make()})["scores"]
 
 
 def _tune_head(
@@ -104,11 +104,8 @@ def by_all_layers(lab: Lab, cell: Cell, fit: Split, val: Split, **key: Any) -> T
     """Test scores n x 2 after model fine-tuning of backbone and head, with as many images seen as data fine-tuning."""
     schedule = _schedule(lab, cell, len(fit))
     net = copy.deepcopy(cast(backbones.AttributeNet, lab.model(cell).net))
-    epochs = max(1, round(schedule.steps * schedule.batch_size / len(fit)))
-    training.train_network(
-        net, fit.images, fit.labels, val.images, val.labels, epochs, ALL_LAYERS_RATE, cell.seed, lab.device, fresh=False,
-        dtype=lab.dtype,
-    )  # fmt: skip
+    how = (max(1, round(schedule.steps * schedule.batch_size / len(fit))), ALL_LAYERS_RATE, cell.seed, lab.device)
+    training.train_network(net, fit.images, fit.labels, val.images, val.labels, *how, fresh=False, dtype=lab.dtype)
     return TorchClassifier(net, lab.device).scores(lab.splits(cell)[2].images)
 
 
@@ -128,9 +125,8 @@ def label_budget(lab: Lab) -> pd.DataFrame:
     ]
     rows = []
     for cell, budget, draw in tqdm(runs, desc="label budgets", unit="run"):
-        fit, val = labelled(lab, cell, budget, draw)
+        (fit, val), key = labelled(lab, cell, budget, draw), {"budget": budget, "draw": draw}
         for name, method in METHODS.items():
-            key = {"budget": budget, "draw": draw}
             if name == "data" and not budget:
                 scores = lab.outcome(cell).scores["after"]
             else:
@@ -141,13 +137,12 @@ def label_budget(lab: Lab) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def measured(lab: Lab, cell: Cell, after: Tensor, before: Tensor | None = None) -> dict[str, Any]:
+def measured(lab: Lab, cell: Cell, after: Tensor, before: Tensor | None = None) -> Row:
     """Names of the cell, accuracy before and after on its test images, the rise, their intervals, and the discordant counts."""
     test = lab.splits(cell)[2]
     found = compare(lab.unperturbed(cell, cell.model, test) if before is None else before, after, test)
-    names = {k: v for k, v in asdict(cell).items() if k != "table"}
-    balanced = {name: value for name, value in found.balanced().items() if "rise" not in name}
-    return {**names, **found.row(), **balanced, "auc": found.areas()["auc_after"]}
+    row = {**asdict(cell), **found.row(), **found.balanced(), "auc": found.areas()["auc_after"]}
+    return {name: value for name, value in row.items() if name != "table" and "balanced_rise" not in name}
 
 
 def combination(lab: Lab) -> pd.DataFrame:
@@ -168,7 +163,7 @@ def combination(lab: Lab) -> pd.DataFrame:
 def _rounds(lab: Lab, cell: Cell, way: str) -> Tensor:
     """Test scores, rounds x n x 2."""
     fit, val, test = lab.splits(cell)
-    x, val_x, test_x = (split.images for split in (fit, val, test))
+    x, val_x = fit.images, val.images
     settings = settings_of(lab.profile)
     settings = replace(settings, steps=settings.steps // ROUNDS, epochs=max(1, settings.epochs // ROUNDS))
     model, found, after = lab.model(cell), Perturbation(torch.zeros(x.shape[1:]), settings.box), []
@@ -184,7 +179,7 @@ def _rounds(lab: Lab, cell: Cell, way: str) -> Tensor:
             epochs = max(1, lab.profile.head_epochs // ROUNDS)
             head = _tune_head(lab, cell, model, (tuned, fit.labels), (val_tuned, val.labels), epochs, seed)
             model = TorchClassifier(backbones.AttributeNet(lab.body(), head), lab.device, lab.dtype)
-        after.append(under(model, found, test_x))
+        after.append(under(model, found, test.images))
     return torch.stack(after)
 
 
@@ -192,12 +187,11 @@ def _compared(lab: Lab, cell: Cell, found: Perturbation) -> dict[str, float]:
     """PSNR (dB), SSIM and PASS, means over at most `COMPARED` test images."""
     rows = some(lab.splits(cell)[2].rows, COMPARED, rng(0, "compared"))
     plain = to_float(lab.of_cell(cell, rows).images, torch.device("cpu"))
-    pairs = (plain, found.apply(plain))
     measures = {"psnr": similarity.psnr, "ssim": similarity.ssim, "pass": similarity.pass_score}
-    return {name: float(measure(*pairs).mean()) for name, measure in measures.items()}
+    return {name: float(measure(plain, found.apply(plain)).mean()) for name, measure in measures.items()}
 
 
-def _tried(lab: Lab, cell: Cell, settings: Settings) -> dict[str, Any]:
+def _tried(lab: Lab, cell: Cell, settings: Settings) -> Row:
     """A cell fitted with other settings: what `measured` and `_compared` say, and the steps, round and temperature of the fit."""
     found = lab.fitted(cell, settings)
     rounds, draws = settings.schedule(len(lab.splits(cell)[0]))
@@ -228,26 +222,16 @@ def ambiguities(lab: Lab) -> pd.DataFrame:
 
     Accuracies in percent on test images, `measured`; distortion is that of the images as the classifier gets them.
     """
+    runs = [(cell, *asked) for cell in featured(lab) for asked in QUESTIONS.items()]
     rows = []
-    for cell in tqdm(featured(lab), desc="open questions", unit="cell"):
-        for question in QUESTIONS:
-            name = question.__name__.strip("_").replace("_", " ")
-            rows += [{"question": name, "choice": choice, **row} for choice, row in question(lab, cell)]
+    for cell, question, answers in tqdm(runs, desc="open questions", unit="question"):
+        rows += [{"question": question, "choice": choice, **row} for choice, row in answers(lab, cell)]
     return pd.DataFrame(rows)
 
 
-Choices = Iterator[tuple[str, dict[str, Any]]]
-
-
-def _settings(lab: Lab, cell: Cell, choices: Iterable[tuple[str, dict[str, Any]]]) -> Choices:
-    for name, changes in choices:
-        yield name, _tried(lab, cell, replace(settings_of(lab.profile), **changes))
-
-
-def _box_map(lab: Lab, cell: Cell) -> Choices:
-    # At N = 0 the printed map is below any limit already.
-    choices = {"atanh": {}, "clip": {}, "printed": {"min_psnr": 0.0}}
-    return _settings(lab, cell, [(box, {"box": box, **more}) for box, more in choices.items()])
+def _settings(choices: dict[str, Row], lab: Lab, cell: Cell) -> Choices:
+    """The fit with each of these changes of its settings."""
+    return [(name, _tried(lab, cell, replace(settings_of(lab.profile), **changes))) for name, changes in choices.items()]
 
 
 def _alignment(lab: Lab, cell: Cell) -> Choices:
@@ -256,14 +240,6 @@ def _alignment(lab: Lab, cell: Cell) -> Choices:
         run = lab.other(align=way)
         before = run.unperturbed(cell, cell.model, run.splits(cell)[2])
         yield name, measured(run, cell, _scored(run, cell, run.fitted(cell), cell), before)
-
-
-def _temperature(lab: Lab, cell: Cell) -> Choices:
-    return _settings(lab, cell, [("by the margins", {"temperature": 0.0}), ("1, as printed", {"temperature": 1.0})])
-
-
-def _classes(lab: Lab, cell: Cell) -> Choices:
-    return _settings(lab, cell, [("as frequent as they are", {"balance": False}), ("weighed alike", {"balance": True})])
 
 
 def _steps(lab: Lab, cell: Cell) -> Choices:
@@ -278,8 +254,7 @@ def _strength(lab: Lab, cell: Cell) -> Choices:
     found = lab.fitted(cell)
     for name, factor in (("half", 0.5), ("full", 1.0), ("double", 2.0)):
         scaled = found.with_n(factor * found.n)
-        scores = _scored(lab, cell, scaled, cell)
-        yield name, {**measured(lab, cell, scores), **_compared(lab, cell, scaled)}
+        yield name, {**measured(lab, cell, _scored(lab, cell, scaled, cell)), **_compared(lab, cell, scaled)}
 
 
 def _file_format(lab: Lab, cell: Cell) -> Choices:
@@ -316,4 +291,16 @@ def _scored(run: Lab, other: Cell, found: Perturbation, cell: Cell) -> Tensor:
     return _kept(lambda: under(run.model(other), found, images), run, other, n=content(found.n.numpy()), box=found.box)
 
 
-QUESTIONS = (_alignment, _box_map, _temperature, _classes, _steps, _strength, _file_format, _other_classifier)
+QUESTIONS: dict[str, Callable[[Lab, Cell], Choices]] = {
+    "alignment": _alignment,
+    # At N = 0 the printed map is below any limit already.
+    "box map": partial(
+        _settings, {"atanh": {"box": "atanh"}, "clip": {"box": "clip"}, "printed": {"box": "printed", "min_psnr": 0.0}}
+    ),
+    "temperature": partial(_settings, {"by the margins": {"temperature": 0.0}, "1, as printed": {"temperature": 1.0}}),
+    "classes": partial(_settings, {"as frequent as they are": {"balance": False}, "weighed alike": {"balance": True}}),
+    "steps": _steps,
+    "strength": _strength,
+    "file format": _file_format,
+    "other classifier": _other_classifier,
+}

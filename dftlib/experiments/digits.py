@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from dftlib import seeds
 from dftlib.classifiers.base import TorchClassifier
 from dftlib.datasets.base import Split
-from dftlib.experiments.lab import GAINS
+from dftlib.experiments.lab import best_gain
+from dftlib.experiments.outcome import in_percent
 from dftlib.images import to_float
 from dftlib.metrics import classification, similarity
 from dftlib.metrics.comparison import compare
@@ -109,8 +111,8 @@ def offsets(scores: Tensor, labels: Tensor) -> Tensor:
 def displaced(images: Tensor, source: Tensor) -> tuple[int, int]:
     """By how many pixels, down and right, `images` stand beside `source`, both uint8: of their mean images."""
     here, there = (baselines.mean_picture(x)[0].numpy() for x in (images, source))
-    moves = [(down, right) for down in range(-FARTHEST, FARTHEST + 1) for right in range(-FARTHEST, FARTHEST + 1)]
-    return max(moves, key=lambda move: np.corrcoef(np.roll(there, move, (0, 1)).ravel(), here.ravel())[0, 1])
+    moves = range(-FARTHEST, FARTHEST + 1)
+    return max(product(moves, moves), key=lambda move: np.corrcoef(np.roll(there, move, (0, 1)).ravel(), here.ravel())[0, 1])
 
 
 def remedies(classifier: TorchClassifier, known: Split, source: Split, split: Split) -> dict[str, classification.Bools]:
@@ -121,23 +123,16 @@ def remedies(classifier: TorchClassifier, known: Split, source: Split, split: Sp
     own, x, clean = (torch.as_tensor(part.images) for part in (known, split, source))
     y = split.labels.numpy()
     down, right = displaced(own, clean)
-
-    def matched(images: Tensor) -> Tensor:
-        return baselines.match_channels(images, *(baselines.ChannelStatistics.of(part) for part in (own, clean)))
-
-    def aligned(images: Tensor) -> Tensor:
-        return images.roll((-down, -right), (2, 3))
-
+    matched = baselines.match_channels(x, *(baselines.ChannelStatistics.of(part) for part in (own, clean)))
     difference = baselines.mean_picture(clean) - baselines.mean_picture(own)
-    tried = [Perturbation(gain * difference, "clip") for gain in GAINS]
-    mean = max(tried, key=lambda n: classification.accuracy(classifier.scores(n.apply(own)), known.labels.numpy()))
+    mean = best_gain(difference, lambda n: classifier.scores(n.apply(own)), known.labels.numpy())
     moved = offsets(classifier.scores(own), known.labels)
     answers = {
         "offsets": classifier.scores(x).clamp_min(1e-9).log() + moved,
-        "matched": classifier.scores(matched(x)),
+        "matched": classifier.scores(matched),
         "mean_image": classifier.scores(mean.apply(x)),
-        "aligned": classifier.scores(aligned(x)),
-        "aligned_matched": classifier.scores(aligned(matched(x))),
+        "aligned": classifier.scores(x.roll((-down, -right), (2, 3))),
+        "aligned_matched": classifier.scores(matched.roll((-down, -right), (2, 3))),
     }
     majority = {"majority": y == known.labels.bincount().argmax().item()}
     return majority | {name: given.argmax(1).numpy() == y for name, given in answers.items()}
@@ -164,10 +159,7 @@ def study() -> tuple[pd.DataFrame, dict[str, Perturbation]]:
             for split in (test, val)
         )  # fmt: skip
         own = TorchClassifier(trained(known)).scores(test.images).argmax(1).numpy() == test.labels.numpy()
-        shares: dict[str, float] = {}
-        for name, right in (("best", of_test.right[of_test.best]), ("own", own)):
-            low, high = classification.wilson(right)
-            shares |= {name: 100 * float(right.mean()), f"{name}_lo": 100 * low, f"{name}_hi": 100 * high}
+        shares = in_percent("best", of_test.right[of_test.best]) | in_percent("own", own)
         plain = to_float(test.images, torch.device("cpu"))
         others = {name: of_test.accuracy(name) for name in of_test.right if name not in ("before", "after")}
         rows.append({

@@ -5,6 +5,7 @@ aligned images without and with an N of their own.
 """
 
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,8 @@ def cuts(lab: Lab) -> list[Cut]:
 def cells(lab: Lab) -> list[Cell]:
     """One Gender classifier, that of the first data set, before images of its own set and of the second."""
     first, second, _ = lab.profile.datasets
-    pairs = ((first, first), (second, first))
-    return [c for pair in pairs for c in lab.main(2, 5) if c.attribute == "Gender" and (c.data, c.model) == pair]
+    known = [c for c in lab.main(2, 5) if c.attribute == "Gender" and c.model == first]
+    return [c for name in (first, second) for c in known if c.data == name]
 
 
 def misplaced(lab: Lab) -> pd.DataFrame:
@@ -71,10 +72,8 @@ def misplaced(lab: Lab) -> pd.DataFrame:
     middle, line, distance:    of the eyes, on average: percent of the width, of the height, of the width
     """
     lab = lab if lab.profile.align == "chip" else lab.other(align="chip")
-    rows = []
-    for cell, cut in tqdm([(cell, cut) for cell in cells(lab) for cut in cuts(lab)], desc="misplaced faces", unit="cut"):
-        rows.append(_row(lab, cell, cut))
-    return pd.DataFrame(rows)
+    jobs = list(product(cells(lab), cuts(lab)))
+    return pd.DataFrame([_row(lab, *job) for job in tqdm(jobs, desc="misplaced faces", unit="cut")])
 
 
 def _row(lab: Lab, cell: Cell, cut: Cut) -> dict[str, object]:
@@ -101,9 +100,9 @@ def _row(lab: Lab, cell: Cell, cut: Cut) -> dict[str, object]:
     pairs |= {"repair": ("before", "aligned"), "short": ("after", "aligned"), "left": ("after", "aligned_after")}
     for name, (worse, better) in pairs.items():
         row |= {f"{name}{end}": value for end, value in found.over(worse, better).items()}
-    areas = {name: value for name, value in found.areas().items() if "rise" not in name}
-    one = np.ones((1, len(test)))
-    return row | areas | {"auc_aligned": float(classification.area(found.scores["aligned"], found.labels, one)[0])}
+    areas, one = found.areas(), np.ones((1, len(test)))
+    aligned_area = float(classification.area(found.scores["aligned"], found.labels, one)[0])
+    return row | {"auc_before": areas["auc_before"], "auc_after": areas["auc_after"], "auc_aligned": aligned_area}
 
 
 def eyes(lab: Lab, cell: Cell, cut: Cut) -> dict[str, float]:

@@ -7,9 +7,9 @@ import hashlib
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import fields, replace
-from functools import cached_property, wraps
+from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -21,18 +21,8 @@ from torch import Tensor, nn
 from dftlib import artefacts, paths, seeds
 from dftlib.classifiers.base import TorchClassifier
 from dftlib.datasets import load_dataset, require_two_classes
-from dftlib.datasets.base import FaceDataset, Split
-from dftlib.experiments.outcome import (
-    ON_N,
-    REMEDIES,
-    Cell,
-    Outcome,
-    beside_simple,
-    gap_closed,
-    origin,
-    remedies_on_answers,
-    row_of,
-)
+from dftlib.datasets.base import SPLITS, FaceDataset, Split
+from dftlib.experiments.outcome import ON_N, REMEDIES, Cell, Outcome, beside_simple, origin, remedies_on_answers, row_of
 from dftlib.experiments.profile import Profile, device_of, dtype_of
 from dftlib.images import Pictures, batches, to_float
 from dftlib.metrics import classification, similarity
@@ -46,20 +36,13 @@ from dftlib.perturbation.perturbation import Perturbation
 from dftlib.progress import tqdm
 
 Rows = NDArray[np.int64]
-P = ParamSpec("P")
-R = TypeVar("R")
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 # Stands beside Gender in Tables 2 and 5, though not in the paper: it is labelled in all three sets too, and tells hardly anything
 # that people would rather keep to themselves.
 BESIDE_GENDER = "Eyeglasses"
 ROLES = ("LFW", "CelebA", "MUCT")  # the paper's data sets, in the order of Profile.datasets
-SCRATCH: dict[str, Any] = {
-    "backbone": "convnet",
-    "head_epochs": 10,
-    "head_learning_rate": 0.001,
-}  # at the 0.005 of NNET it trains unsteadily
-
-
+SCRATCH: dict[str, Any] = {"backbone": "convnet", "head_epochs": 10, "head_learning_rate": 0.001}  # 0.005, of NNET, is unsteady
 GAINS = (0.25, 0.5, 0.75, 1.0)  # of the difference of the mean images
 TRIED = 500  # fitting images on which the gain is chosen
 
@@ -89,17 +72,17 @@ def signature(data: FaceDataset) -> str:
     return hashlib.sha256(said.encode()).hexdigest()
 
 
-def kept(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+def kept(method: Method) -> Method:
     """A method whose results the object keeps, by its arguments."""
 
     @wraps(method)
-    def found(self: Any, /, *arguments: P.args, **named: P.kwargs) -> R:
+    def found(self: Any, /, *arguments: Any, **named: Any) -> Any:
         known = (method.__name__, *arguments, *named.items())
         if known not in self.memory:
             self.memory[known] = method(self, *arguments, **named)
-        return cast(R, self.memory[known])
+        return self.memory[known]
 
-    return found
+    return cast(Method, found)
 
 
 def under(model: TorchClassifier, found: Perturbation, images: Pictures) -> Tensor:
@@ -107,25 +90,24 @@ def under(model: TorchClassifier, found: Perturbation, images: Pictures) -> Tens
     return torch.cat([model.scores(found.apply(batch, model.device)) for batch in batches(images, model.device)])
 
 
+def best_gain(difference: Tensor, scores: Callable[[Perturbation], Tensor], labels: NDArray[np.int64]) -> Perturbation:
+    """Of a difference of mean images that share of `GAINS` whose scores n x classes are right most often, the first of equals."""
+    tried = [Perturbation(gain * difference, "clip") for gain in GAINS]
+    return max(tried, key=lambda n: classification.accuracy(scores(n), labels))
+
+
 class Lab:
     """What a profile describes, made when it is asked for: data sets, features, classifiers, perturbations, outcomes."""
 
     def __init__(self, profile: Profile) -> None:
-        self.profile = profile
+        self.profile, self.device = profile, device_of(profile)
+        self.dtype = dtype_of(profile, self.device)
         self.memory: dict[Any, Any] = {}
 
     @kept
     def other(self, /, **changes: Any) -> "Lab":
         """The lab of the same profile but for these fields."""
         return Lab(replace(self.profile, **changes))
-
-    @cached_property
-    def device(self) -> torch.device:
-        return device_of(self.profile)
-
-    @cached_property
-    def dtype(self) -> torch.dtype:
-        return dtype_of(self.profile, self.device)
 
     def cells(self, *tables: int) -> list[Cell]:
         """The paper's cells of these tables on the profile's data sets, and `BESIDE_GENDER` wherever it has Gender.
@@ -134,15 +116,14 @@ class Lab:
         and Gender with every other protocol and the first seed.
         """
         protocols, every = self.profile.protocols, self.profile.seeds
-        names = dict(zip(ROLES, self.profile.datasets, strict=True))
-        paper = published()
+        paper = published().replace(dict(zip(ROLES, self.profile.datasets, strict=True)))
         rows = pd.concat([paper, paper.query("attribute == 'Gender'").assign(attribute=BESIDE_GENDER)])
         found = []
         for row in rows.query("table in @tables").sort_values("table", kind="stable").to_dict("records"):
             gender = row["attribute"] == "Gender"
             runs = [(protocols[0], seed) for seed in (every if gender or self.profile.every_seed else every[:1])]
             for run in runs + [(protocol, every[0]) for protocol in protocols[1:] if gender]:
-                found.append(Cell(row["table"], row["attribute"], names[row["data"]], names[row["model_trained_on"]], *run))
+                found.append(Cell(row["table"], row["attribute"], row["data"], row["model_trained_on"], *run))
         return found
 
     def main(self, *tables: int) -> list[Cell]:
@@ -185,9 +166,7 @@ class Lab:
 
     def splits(self, cell: Cell) -> tuple[Split, Split, Split]:
         """The images of a cell that N, a threshold and a colour match are all fitted to, that N is chosen on, and measured on."""
-        train, val, test = (
-            self.rows(cell.data, cell.attribute, part, cell.protocol, cell.seed) for part in ("train", "val", "test")
-        )
+        train, val, test = (self.rows(cell.data, cell.attribute, part, cell.protocol, cell.seed) for part in SPLITS)
         fit = some(train, self.profile.n_fit, seeds.rng(cell.seed, cell.data, "fit"))
         return self.of_cell(cell, fit), self.of_cell(cell, val), self.of_cell(cell, test)
 
@@ -214,17 +193,13 @@ class Lab:
         """Backbone features of all images of a data set, n x F, computed once."""
         images = self.faces(name, protocol).images
         key = {"backbone": self.profile.backbone, "weights": self.weights(), "pictures": content(images)}
-
-        def make() -> dict[str, Tensor]:
-            return {"features": training.features(self.body(), images, self.device)}
-
-        return artefacts.tensors("features", 1, key, make)["features"]
+        made = artefacts.tensors("features", 1, key, lambda: {"features": training.features(self.body(), images, self.device)})
+        return made["features"]
 
     def training_key(self, name: str, attribute: str, protocol: str, seed: int) -> dict[str, object]:
         used = ("size", "backbone", "n_train", "n_val", "head_epochs", "head_learning_rate")
-        numbers = {field: getattr(self.profile, field) for field in used}
         known = {"weights": self.weights(), "data": self.signature(name, protocol), "batch": training.BATCH}
-        return {**numbers, **known, "attribute": attribute, "seed": seed}
+        return {**{field: getattr(self.profile, field) for field in used}, **known, "attribute": attribute, "seed": seed}
 
     @kept
     def classifier(self, name: str, attribute: str, protocol: str, seed: int) -> TorchClassifier:
@@ -237,8 +212,7 @@ class Lab:
             trained: nn.Module = net
 
             def make() -> nn.Module:
-                known = (train.images, train.labels, val.images, val.labels)
-                return training.train_network(net, *known, *schedule, self.device)
+                return training.train_network(net, train.images, train.labels, val.images, val.labels, *schedule, self.device)
         else:
             x = self.features(name, protocol)
             trained = backbones.nnet(x.shape[1])
@@ -288,32 +262,27 @@ class Lab:
     def shuffled(self, cell: Cell) -> Perturbation:
         """The perturbation fitted with labels dealt anew to the images, fitting and validation alike."""
         draw = seeds.rng(cell.seed, "shuffled")
-        fit, val = (
-            split.labelled(split.labels[torch.from_numpy(draw.permutation(len(split)))]) for split in self.splits(cell)[:2]
-        )
+        fit, val = (split.labelled(draw.permutation(split.labels.numpy())) for split in self.splits(cell)[:2])
         return self.fitted(cell, known=(fit, val), shuffled=True)
 
-    def unperturbed(self, cell: Cell, model: str, split: Split) -> Tensor:
-        """Scores n x 2 of images of the cell's data as they are, by the classifier trained on `model`; from features if kept."""
+    def unperturbed(self, cell: Cell, model: str, split: Split, cut: "Lab | None" = None) -> Tensor:
+        """Scores n x 2 of images of the cell's data as they are, or as the lab `cut` has them, by the classifier trained on
+        `model`; from features if kept.
+        """
         net = self.classifier(model, cell.attribute, cell.protocol, cell.seed)
-        return net.scores(split.images) if self.profile.backbone == "convnet" else self._by_head(net, cell, split, self)
+        if self.profile.backbone == "convnet":
+            return net.scores(cut.of_cell(cell, split.rows).images if cut else split.images)
+        x = (cut or self).features(cell.data, cell.protocol)[split.rows]
+        with torch.inference_mode():
+            return cast(Tensor, cast(nn.Module, net.net.head)(x.to(net.device))).softmax(1).cpu()
 
     def unaligned(self, cell: Cell, split: Split) -> Tensor:
-        """Scores n x 2 of images of the cell's data in the usual crop of their set, by the classifier of this lab's alignment."""
-        loose, net = self.other(align="none"), self.model(cell)
-        if self.profile.backbone == "convnet":
-            return net.scores(loose.of_cell(cell, split.rows).images)
-        return self._by_head(net, cell, split, loose)
-
-    @staticmethod
-    @torch.inference_mode()
-    def _by_head(net: TorchClassifier, cell: Cell, split: Split, cut: "Lab") -> Tensor:
-        x = cut.features(cell.data, cell.protocol)[split.rows]
-        return cast(Tensor, cast(nn.Module, net.net.head)(x.to(net.device))).softmax(1).cpu()
+        """The same of images in the usual crop of their set, by the cell's own classifier, of this lab's alignment."""
+        return self.unperturbed(cell, cell.model, split, self.other(align="none"))
 
     def outcome(self, cell: Cell) -> Outcome:
         """The cell measured: fits what is missing, then scores every test image before, after and under each remedy."""
-        found, key = self.fitted(cell), self.fit_key(cell)
+        p, found, key = self.profile, self.fitted(cell), self.fit_key(cell)
         fit, val, test = self.splits(cell)
 
         def distortion() -> dict[str, Tensor]:
@@ -327,16 +296,16 @@ class Lab:
         remedies = {name: scores[name] for name in ("colour", "mean_picture")} | remedies_on_answers(scores, fit, test)
         comparison = compare(scores["before"], scores["after"], test, {name: remedies[name] for name in REMEDIES})
         chosen = beside_simple(scores["val_before"], scores["val_after"], val, scores["train"], fit)
-        row = {
+        row: dict[str, Any] = {
             "table": cell.table, "data": cell.data, "model": cell.model, "attribute": cell.attribute,
-            "backbone": self.profile.backbone, "align": self.profile.align, "protocol": cell.protocol, "box": self.profile.box,
-            "weight": self.profile.weight, "min_psnr": self.profile.min_psnr,
-            "seed": cell.seed, "n_fit": len(fit), "n_test": len(test), "people": len(np.unique(comparison.subjects)),
-            **row_of(comparison, chosen, scores),
+            "backbone": p.backbone, "align": p.align, "protocol": cell.protocol, "box": p.box, "weight": p.weight,
+            "min_psnr": p.min_psnr, "seed": cell.seed, "n_fit": len(fit), "n_test": len(test),
+            "people": len(np.unique(test.subjects)), **row_of(comparison, chosen, scores),
             "psnr": float(scores["psnr"].mean()), "ssim": float(scores["ssim"].mean()),
         }  # fmt: skip
-        row["gap_closed"] = gap_closed(row)
-        row["best_remedy"] = {"before": "as it is"}.get(comparison.best, comparison.best)
+        gap = row["oracle"] - row["before"]  # what the classifier of the images' own set is ahead by, of which N closes a share
+        row["gap_closed"] = (row["after"] - row["before"]) / gap if gap > 0 else np.nan
+        row["best_remedy"] = comparison.best.replace("before", "as it is")
         row |= {"recommended": chosen.recommended, "epoch": found.about["epoch"]}
         return Outcome(cell, row, test, found, scores, comparison)
 
@@ -365,10 +334,8 @@ class Lab:
     def _mean_picture(model: TorchClassifier, fit: Split, source: Tensor, seed: int) -> Perturbation:
         """The difference of the mean images, with that gain of `GAINS` which is right most often on fitting images."""
         where = some(np.arange(len(fit)), TRIED, seeds.rng(seed, "gain"))
-        images, y = fit.images, fit.labels[torch.from_numpy(where)].numpy()
-        difference = source - baselines.mean_picture(images)
-        tried = [Perturbation(gain * difference, "clip") for gain in GAINS]
-        return max(tried, key=lambda n: classification.accuracy(under(model, n, images[where]), y))
+        images, y = fit.images, fit.labels.numpy()[where]
+        return best_gain(source - baselines.mean_picture(images), lambda n: under(model, n, images[where]), y)
 
     def controlled(self, measured: Outcome) -> dict[str, Bools]:
         """Which test images of an outcome are right under each of `ON_N`, what N itself must beat."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from dftlib.datasets.base import Split
@@ -46,6 +47,12 @@ class Outcome:
     perturbation: Perturbation
     scores: dict[str, Tensor]
     comparison: Comparison
+
+
+def in_percent(name: str, right: classification.Bools) -> dict[str, float]:
+    """The share of `right`, percent, with its Wilson interval, `_lo` and `_hi`; nan where there is nothing to share."""
+    shares = (right.mean(), *classification.wilson(right)) if len(right) else (np.nan, np.nan, np.nan)
+    return {f"{name}{end}": 100 * float(share) for end, share in zip(("", "_lo", "_hi"), shares, strict=True)}
 
 
 def by_threshold(answers: Tensor, labels: Tensor, scores: Tensor, split: Split) -> classification.Bools:
@@ -93,19 +100,10 @@ def row_of(comparison: Comparison, chosen: Comparison, scores: dict[str, Tensor]
 
 def origin(cell: Cell, signature: str, about: dict[str, Any]) -> dict[str, Any]:
     """`about` of a perturbation of the cell, with what its card says of the data set (of this digest), classes and classifier."""
-    data = {"name": cell.data, "split": cell.protocol, "content": signature[:16]}
-    if cell.data in SOURCES:
-        data["licence"] = SOURCES[cell.data].terms
-    said: dict[str, Any] = {**about, "data": data}
-    if "fitted_on" in about:
-        classes = [f"'{cell.attribute}' {word}" for word in ("absent", "present")]
-        said["fitted_on"] = {**about["fitted_on"], "classes": classes}
-    if "classifier" in about:
-        said["classifier"] = f"{about['classifier']}, trained on '{cell.model}'"
-    return said
-
-
-def gap_closed(row: dict[str, Any]) -> float:
-    """The share of the distance to the classifier of the images' own set that N closes."""
-    gap = row["oracle"] - row["before"]
-    return (row["after"] - row["before"]) / gap if gap > 0 else float("nan")
+    licence = {"licence": SOURCES[cell.data].terms} if cell.data in SOURCES else {}
+    return {
+        **about,
+        "data": {"name": cell.data, "split": cell.protocol, "content": signature[:16], **licence},
+        "fitted_on": {**about["fitted_on"], "classes": [f"'{cell.attribute}' {word}" for word in ("absent", "present")]},
+        "classifier": f"{about['classifier']}, trained on '{cell.model}'",
+    }

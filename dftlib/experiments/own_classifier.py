@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_origin
@@ -47,7 +47,6 @@ from dftlib.perturbation.perturbation import Perturbation
 from dftlib.perturbation.query_log import Meter, QueryLog, UnansweredError, digests
 
 TESTED = 8  # one part in so many of the budget goes to test images, and as much again to the same ones with N
-FEWEST_KNOWN = 2  # classes among answered images, for scores to be weighed
 WORDS = {"chip": True, "none": False}  # what a profile calls it
 
 
@@ -150,8 +149,7 @@ def tune(asked: Request) -> Tuned:
         after = n.apply_uint8(images)
         shown = meters[0].scores(after)
     lost, shown = int(shown.isnan().any(1).sum()), counted_wrong(shown, test.labels)
-    majority = {"majority": test.labels == fit.labels.bincount().argmax()}
-    remedies = {**majority, **known.remedies(before, test, fit, val)}
+    remedies = {"majority": test.labels == fit.labels.bincount().argmax(), **known.remedies(before, test, fit, val)}
     comparison = compare(before, shown, test, remedies, _classes(test, names))
     chosen = known.chosen(n, fit, val)
     for meter in meters:
@@ -160,14 +158,14 @@ def tune(asked: Request) -> Tuned:
     if whole:
         more["asked_unaligned"] = meters[1].used
     if len(names) == 2:
-        more |= {name: area for name, area in comparison.areas().items() if name in ("auc_before", "auc_after")}
+        more |= {name: area for name, area in comparison.areas().items() if "rise" not in name}
     for name in remedies:
         more[name] = comparison.accuracy(name)
         more |= {f"over_{name}{end}": value for end, value in comparison.over(name).items()}
     per_class = pd.DataFrame(
         {"class": name, "n_test": int(own.sum()), **comparison.of(own).row()}
-        for name, own in ((name, comparison.labels == k) for k, name in enumerate(names))
-        if own.any()
+        for k, name in enumerate(names)
+        if (own := comparison.labels == k).any()
     )
     psnr = float(similarity.psnr(images / 255, after / 255).mean())
     n = with_evidence(
@@ -204,9 +202,8 @@ def _splits(faces: FaceDataset, tested: int) -> list[Split]:
 
 
 def _classes(split: Split, names: list[str]) -> dict[str, NDArray[np.bool_]]:
-    """The images of each class by its name."""
-    labels = split.labels.numpy()
-    return {f"class '{name}'": labels == k for k, name in enumerate(names) if (labels == k).any()}
+    """The images of each class that is there, by its name."""
+    return {f"class '{name}'": own for k, name in enumerate(names) if (own := split.labels.numpy() == k).any()}
 
 
 def _those(split: Split, which: NDArray[np.bool_]) -> Split:
@@ -252,7 +249,7 @@ class Answers:
         scores, labels = self.learned(*splits)
         if len(self.names) == 2:
             found["threshold"] = torch.from_numpy(by_threshold(scores, labels, before, split))
-        elif len(labels.unique()) >= FEWEST_KNOWN:
+        elif len(labels.unique()) > 1:
             stack = LogisticRegression(max_iter=1000).fit(_logarithms(scores), labels.numpy())
             found["stack"] = torch.from_numpy(stack.predict(_logarithms(before))) == split.labels
         return found
@@ -284,11 +281,11 @@ def _read(asked: Request) -> tuple[BlackBox, folder.Photos, list[str], tuple[Pic
     """The classifier, the pictures with labels in the order of its answers, that order, and `Answers.whole`."""
     path = Path(asked.labels)
     box = load_classifier(asked.model, folder.read_labels(path)["label"].nunique(), **asked.options)
-    height, *width = asked.pixels if isinstance(asked.pixels, list) else [asked.pixels]
-    size = (height, *(width or [height])) if height else box.size
+    sides = asked.pixels if isinstance(asked.pixels, list) else [asked.pixels]
+    size = (sides[0], sides[-1]) if asked.pixels else box.size
     if not size or not all(size):
         raise DataError("The model doesn't say how large its pictures are: set `pixels` to their height = width, or to both.")
-    photos = folder.load(asked.images, path, (size[0], size[1]))
+    photos = folder.load(asked.images, path, size)
     names = [str(name) for name in asked.classes or asked.options.get("names") or photos.names]
     if sorted(names) != sorted(photos.names):
         raise DataError(
@@ -346,17 +343,16 @@ def _in_words(known: Answers, faces: FaceDataset) -> Iterator[None]:
         ) from None
 
 
-def same_as_command(path: Path, sources: Iterable[Tensor | Path], after: Tensor) -> bool:
+def same_as_command(path: Path, sources: Sequence[Path] | Tensor, after: Tensor) -> bool:
     """Whether `dft perturb`, given these images (uint8 3 x H x W, or their files), writes those, n x 3 x H x W, bit for bit."""
     with tempfile.TemporaryDirectory() as temporary, contextlib.redirect_stdout(io.StringIO()):
-        source, out, names = Path(temporary) / "in", Path(temporary) / "out", []
-        for i, given in enumerate(sources):
-            names.append(f"{i}{given.suffix if isinstance(given, Path) else '.png'}")
+        (source := Path(temporary) / "in").mkdir()
+        files = [source / f"{i}{one.suffix if isinstance(one, Path) else '.png'}" for i, one in enumerate(sources)]
+        for given, file in zip(sources, files, strict=True):
             if isinstance(given, Path):
-                source.mkdir(exist_ok=True)
-                shutil.copy(given, source / names[-1])
+                shutil.copy(given, file)
             else:
-                _write(given, source / names[-1])
-        perturb_folder(path, source, out)
-        made = [np.asarray(Image.open(out / f"{name}.png")).transpose(2, 0, 1) for name in names]
+                _write(given, file)
+        perturb_folder(path, source, out := Path(temporary) / "out")
+        made = [np.asarray(Image.open(out / f"{file.name}.png")).transpose(2, 0, 1) for file in files]
     return np.array_equal(np.stack(made), after.numpy())

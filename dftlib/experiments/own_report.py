@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dftlib import artefacts, seeds
-from dftlib.metrics import classification
+from dftlib.experiments.outcome import in_percent
 from dftlib.metrics.class_order import ClassOrder
 from dftlib.metrics.comparison import Comparison
 from dftlib.perturbation.perturbation import Perturbation
@@ -60,9 +60,9 @@ class Tuned:
         order, right = seeds.rng("examples").permutation(len(self.images)), self.comparison.right
         return order[np.argsort((right["before"] == right["after"])[order], kind="stable")]
 
-    def examples(self, note: str = "", most: int = 8) -> Figure:
-        """Test images before and after, drawn at random, those first that were set right or wrong."""
-        rows, one = self._drawn()[:most], self.summary.iloc[0]
+    def examples(self, note: str = "") -> Figure:
+        """Eight test images before and after, drawn at random, those first that were set right or wrong."""
+        rows, one = self._drawn()[:8], self.summary.iloc[0]
         title = f"of {one['n_test']:,} test pictures {one['gained']:,} set right, {one['lost']:,} set wrong"
         return data_finetuning.examples(self.images[rows], self.after[rows], self.true[:, rows], title, note)
 
@@ -80,11 +80,8 @@ class Tuned:
     def _ways(self) -> pd.DataFrame:
         names = {"before": "aligned, as they are" if "unaligned" in self.comparison.right else "as they are", "after": "with N"}
         names |= {name: short for name, (_, short) in REMEDIES.items() if name in self.comparison.right}
-        rows = {}
-        for name, short in names.items():
-            low, high = classification.wilson(self.comparison.right[name])
-            rows[short] = {"name": name, "right": self.comparison.accuracy(name), "lo": 100 * low, "hi": 100 * high}
-        return pd.DataFrame.from_dict(rows, orient="index")
+        rows = [(name, *in_percent("right", self.comparison.right[name]).values()) for name in names]
+        return pd.DataFrame(rows, list(names.values()), ["name", "right", "lo", "hi"])
 
     def verdict(self, note: str = "") -> str:
         """HTML: whether N is recommended, a heading, and below it all else that was said."""
@@ -103,23 +100,17 @@ class Tuned:
 
     def classes(self) -> pd.DataFrame:
         """A line a class: accuracies and the change, with intervals, in percent, and the pictures set right and set wrong."""
-        forms = {"before": "{:.1f}", "after": "{:.1f}", "rise": "{:+.1f}"}
-        made = {
-            name: [_with_interval(form, *ends) for ends in self.per_class[[name, f"{name}_lo", f"{name}_hi"]].to_numpy()]
-            for name, form in forms.items()
-        }
-        counts = {
-            "pictures": self.per_class["n_test"],
-            "set right": self.per_class["gained"],
-            "set wrong": self.per_class["lost"],
-        }
-        return pd.DataFrame({**made, **counts}).set_index(self.per_class["class"].rename(None))
+        table = self.per_class.set_index(self.per_class["class"].rename(None))
+        for name, form in {"before": "{:.1f}", "after": "{:.1f}", "rise": "{:+.1f}"}.items():
+            table[name] = [_with_interval(form, *ends) for ends in table[[name, f"{name}_lo", f"{name}_hi"]].to_numpy()]
+        counts = {"n_test": "pictures", "gained": "set right", "lost": "set wrong"}
+        return table[["before", "after", "rise", *counts]].rename(columns=counts)
 
     def facts(self, **names: str) -> pd.DataFrame:
         """A quantity a line: those columns of the summary that there are, by what they mean."""
         one = self.summary.iloc[0]
-        said = {what: _plain(one[name]) for name, what in names.items() if name in one and pd.notna(one[name])}
-        return pd.DataFrame({"": said})
+        there = {what: one[name] for name, what in names.items() if name in one and pd.notna(one[name])}
+        return pd.DataFrame({"": {what: f"{v:,.3g}" if isinstance(v, float) else f"{v:,}" for what, v in there.items()}})
 
     def parameters(self) -> str:
         """HTML: a parameter a line, of those that were given."""
@@ -138,10 +129,6 @@ class Tuned:
 
 def _with_interval(form: str, value: float, low: float, high: float) -> str:
     return f"{form.format(value)} ({form.format(low)} to {form.format(high)})"
-
-
-def _plain(value: Any) -> str:
-    return f"{value:,.3g}" if isinstance(value, float) else f"{value:,}"
 
 
 def in_words(comparison: Comparison) -> Comparison:

@@ -104,15 +104,12 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         if not all(type(v) is item for v in values) or (... not in others and len(values) != 1 + len(others)) or not values:
             raise DataError(f"Parameter '{name}' must be {kind}, not {value!r}.")
         return values
-    try:
+    with suppress(TypeError, ValueError):
         typed = kind(value)
-        if (kind in (int, bool) and typed != value and str(typed) != value) or (
-            kind in (int, float) and not 0 <= typed < float("inf")
-        ):
-            raise ValueError
-        return typed
-    except (TypeError, ValueError):
-        raise DataError(f"Parameter '{name}' must be {kind.__name__}, not {value!r}.") from None
+        exact = kind not in (int, bool) or typed == value or str(typed) == value
+        if exact and (kind not in (int, float) or 0 <= typed < float("inf")):
+            return typed
+    raise DataError(f"Parameter '{name}' must be {kind.__name__}, not {value!r}.")
 
 
 def parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:

@@ -59,11 +59,8 @@ def _confusion(profile: str) -> pd.DataFrame:
     for ending in ("", "_published"):
         stored[f"right{ending}"] = stored[f"predicted_present{ending}"].where(present, stored[f"predicted_absent{ending}"])
     wide = stored.pivot_table(["right", "right_published"], ["attribute", "data"], "stage", sort=False)
-    ours, paper = wide["right"], wide["right_published"]
-    table = pd.DataFrame({"before": ours["before"], "after": ours["after"], "rise": ours["after"] - ours["before"]})
-    table["published_before"], table["published_after"] = paper["before"], paper["after"]
-    table["published_rise"] = paper["after"] - paper["before"]
-    table = table.reset_index()
+    ours, paper = (wide[name].assign(rise=wide[name]["after"] - wide[name]["before"]) for name in ("right", "right_published"))
+    table = ours[["before", "after", "rise"]].join(paper.add_prefix("published_")).reset_index()
     return table.assign(table=4, model=table["data"])
 
 
@@ -103,15 +100,10 @@ def findings(profile: str) -> pd.DataFrame:
     is greater. The paper prints no numbers for Figures 3 to 5.
     """
     flips = _stored("flippability", profile, ROBUST).set_index(["loss", "adversarial_type", "mode"])
-    rows: list[dict[str, Any]] = []
-
-    def found(finding: str, case: str, ours: tuple[Any, Any], paper: tuple[Any, Any] = (np.nan, np.nan)) -> None:
-        sides = dict(zip(("first", "second", "published_first", "published_second"), (*ours, *paper), strict=True))
-        rows.append({"finding": finding, "case": case, **sides, "holds": ours[0] > ours[1]})
+    rows: list[tuple[Any, ...]] = []
 
     def flipped(finding: str, case: str, first: tuple[str, str, str], second: tuple[str, str, str]) -> None:
-        ours, paper = ((flips.loc[first, c], flips.loc[second, c]) for c in ("pass_95", "published_pass_95"))
-        found(finding, case, ours, paper)
+        rows.append((finding, case, *(flips.loc[key, c] for c in ("pass_95", "published_pass_95") for key in (first, second))))
 
     modes = ("line-search", "iterative")
     for mode in modes:
@@ -129,17 +121,18 @@ def findings(profile: str) -> pd.DataFrame:
             flipped("what is wrong is easier to set right", case, (loss, f"{kind}-", mode), (loss, f"{kind}+", mode))
     for row in _stored("progress", profile, ROBUST).to_dict("records"):
         # 'Does not decrease', up to a tenth: even the paper's own counts of wrong ones fall by 6 to 10 %.
-        ours, paper = ((row[f"{side}converged"], 0.9 * row[f"{side}two_epochs"]) for side in ("", "published_"))
         case = f"{row['loss']} {row['adversarial_type']}, images"
-        found("longer training leaves nine tenths or more", case, ours, paper)
+        sides = (each for side in ("", "published_") for each in (row[f"{side}converged"], 0.9 * row[f"{side}two_epochs"]))
+        rows.append(("longer training leaves nine tenths or more", case, *sides))
     for finding, first, second in (
         ("MOON's attributes move together more", "correlation_line", "portability_converged"),
         ("iterating moves MOON's others more", "correlation_iterative", "correlation_line"),
         ("two epochs' images port better", "portability_two_epochs", "portability_converged"),
     ):
-        sides = (_elsewhere(first, profile), _elsewhere(second, profile))
-        found(finding, "mean share of other answers changed", sides)
-    return pd.DataFrame(rows)
+        ours = (_elsewhere(name, profile) for name in (first, second))
+        rows.append((finding, "mean share of other answers changed", *ours, np.nan, np.nan))
+    found = pd.DataFrame(rows, columns=["finding", "case", "first", "second", "published_first", "published_second"])
+    return found.assign(holds=found["first"] > found["second"])
 
 
 def _elsewhere(name: str, profile: str) -> float:

@@ -30,6 +30,7 @@ from dftlib.progress import tqdm
 
 FITTED = 2500  # fitting images at most: the smallest budget of the profile `small`
 MIN_PSNR = 30.4  # on fitting images, so that test images keep 30
+SAID = ("used", "val_before", "val_after", "val_rise_lo", "val_rise_hi", "recommended")  # by `fit_black_box` of its N
 PRICE = 1.0  # of a thousand images asked, in dollars: the order of what services took in 2025
 # Remedies without N, in the order of the table: what they are told of the fitting images, and stages of `remedies` to compare.
 REMEDIES = {
@@ -59,10 +60,11 @@ def known(lab: Lab) -> Lab:
 def cells(profile: Profile) -> list[Cell]:
     """Gender on each data set, people disjoint, and on the last with every seed; `model` is the remedies' reference set."""
     first, second, _ = profile.datasets
-    runs = [(name, seed) for name in profile.query_datasets for seed in profile.seeds]
-    kept = [(name, seed) for name, seed in runs if name == profile.query_datasets[-1] or seed == profile.seeds[0]]
-    protocol = profile.protocols[0]
-    return [Cell(0, "Gender", name, second if name == first else first, protocol, seed) for name, seed in kept]
+    return [
+        Cell(0, "Gender", name, second if name == first else first, profile.protocols[0], seed)
+        for name in profile.query_datasets
+        for seed in (profile.seeds if name == profile.query_datasets[-1] else profile.seeds[:1])
+    ]
 
 
 def black_box() -> OnnxClassifier:
@@ -162,10 +164,9 @@ def learned(lab: Lab, cell: Cell) -> dict[str, Tensor]:
     features, scores = known(lab).features(cell.data, cell.protocol).double(), remedies(lab, cell)
     odds = {name: scores[name][:, 1:].double().clamp(1e-6, 1 - 1e-6).logit() for name in ("train", "before")}
     made = {}
-    for name, add in (("own", []), ("stack", [odds])):
+    for name, width in (("own", 0), ("stack", 1)):
         fitting, asked = (
-            torch.cat([features[split.rows], *(one[of] for one in add)], 1).numpy()
-            for split, of in ((fit, "train"), (test, "before"))
+            torch.cat([features[split.rows], odds[of][:, :width]], 1).numpy() for split, of in ((fit, "train"), (test, "before"))
         )
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)).fit(fitting, fit.labels.numpy())
         made[name] = torch.from_numpy(model.predict_proba(asked))
@@ -177,12 +178,11 @@ def without_n(lab: Lab, cell: Cell) -> list[dict[str, Any]]:
     fit, _, test = at_its_size(lab).splits(cell)
     scores = {**remedies(lab, cell), **learned(lab, cell)}
     scores |= remedies_on_answers(scores, fit, test)
-    rows = []
-    for name, (told, before, after) in REMEDIES.items():
-        used = len(fit) if told == "scores" else 0
-        made = compare(scores[before], scores[after], test).row()
-        rows.append({"learner": name, "told": told, "budget": 0, "used": used, **made})
-    return rows
+    return [
+        {"learner": name, "told": told, "budget": 0, "used": len(fit) if told == "scores" else 0}
+        | compare(scores[before], scores[after], test).row()
+        for name, (told, before, after) in REMEDIES.items()
+    ]
 
 
 def measured(lab: Lab, cell: Cell, found: Perturbation) -> dict[str, Any]:
@@ -190,10 +190,9 @@ def measured(lab: Lab, cell: Cell, found: Perturbation) -> dict[str, Any]:
     fit, _, test = at_its_size(lab).splits(cell)
     scores, shown = remedies(lab, cell), found.apply_uint8(test.images)
     comparison = compare(scores["before"], black_box().scores(shown), test, remedies_on_answers(scores, fit, test))
-    cpu = torch.device("cpu")
+    cpu, areas = torch.device("cpu"), comparison.areas()
     pairs = zip(batches(test.images), batches(shown), strict=True)
     psnr = torch.cat([similarity.psnr(to_float(a, cpu), to_float(b, cpu)) for a, b in pairs])
-    areas = comparison.areas()
     return {
         **comparison.row(), "trivial": comparison.accuracy("trivial"),
         "auc_before": areas["auc_before"], "auc_after": areas["auc_after"], "psnr": float(psnr.mean()),
@@ -210,13 +209,11 @@ def table(lab: Lab) -> pd.DataFrame:
     jobs = [(cell, run) for cell in cells(lab.profile) for run in runs(lab.profile, cell)]
     rows = []
     for cell, run in tqdm(jobs, desc="scores only", unit="fit"):
-        found, (learner, feedback, budget, mirror) = fitted(lab, cell, *run), run
-        said = {k: found.about.get(k, np.nan) for k in ("used", "val_before", "val_after", "val_rise_lo", "val_rise_hi")}
-        said["recommended"] = found.about.get("recommended", np.nan)
-        of = {"data": cell.data, "seed": cell.seed}
-        names = {"learner": learner, "told": feedback, "budget": budget, "mirror": mirror}
+        found, of = fitted(lab, cell, *run), {"data": cell.data, "seed": cell.seed}
+        names = dict(zip(("learner", "told", "budget", "mirror"), run, strict=True))
+        said = {k: found.about.get(k, np.nan) for k in SAID}
         rows.append({**of, **names, **said, **measured(lab, cell, found)})
-        if learner == "gradient":
+        if names["learner"] == "gradient":
             rows += [{**of, "mirror": False, **remedy} for remedy in without_n(lab, cell)]
     made = pd.DataFrame(rows)
     made["cost"] = made["used"] / 1000 * PRICE
@@ -237,8 +234,5 @@ def summary(made: pd.DataFrame) -> pd.DataFrame:
 def pair(lab: Lab, cell: Cell) -> list[tuple[str, Perturbation]]:
     """The perturbations of a cell by gradient and by the default learner with the middle budget, with their names."""
     most, learner = _usual(lab.profile), from_scores.DEFAULT
-    ways: dict[str, Run] = {
-        "gradient": ("gradient", "gradients", 0, True),
-        f"{learner}, {most:,} asked": (learner, "scores", most, True),
-    }
-    return [(name, fitted(lab, cell, *way)) for name, way in ways.items()]
+    found = fitted(lab, cell, "gradient", "gradients", 0, True), fitted(lab, cell, learner, "scores", most, True)
+    return list(zip(("gradient", f"{learner}, {most:,} asked"), found, strict=True))

@@ -28,10 +28,9 @@ CELL = ("table", "data", "model", "attribute", "protocol", "seed")
 
 def outcomes(found: Iterable[Outcome]) -> pd.DataFrame:
     """The rows of these outcomes, with the paper's own before and after (percent) where the data sets are the paper's."""
-    rows = pd.DataFrame([o.row for o in found])
-    paper = published().rename(columns={"model_trained_on": "model", "before": "published_before", "after": "published_after"})
-    paper = paper.drop(columns="experiment").assign(data=paper["data"].str.lower(), model=paper["model"].str.lower())
-    return rows.merge(paper, on=["table", "attribute", "data", "model"], how="left")
+    paper = published().drop(columns="experiment").replace({name: name.lower() for name in ROLES})
+    paper = paper.rename(columns={"model_trained_on": "model", "before": "published_before", "after": "published_after"})
+    return pd.DataFrame([o.row for o in found]).merge(paper, on=["table", "attribute", "data", "model"], how="left")
 
 
 def controls(lab: Lab, found: Iterable[Outcome]) -> pd.DataFrame:
@@ -46,16 +45,18 @@ def controls(lab: Lab, found: Iterable[Outcome]) -> pd.DataFrame:
         right = {**o.comparison.right, **others, **lab.controlled(o)}
         for name in ("unaligned", "before", "after", *REMEDIES, *ON_N, "oracle"):
             comparison = replace(o.comparison, right={"before": right[name], "after": right["after"]})
-            row, balanced = comparison.row(), comparison.balanced()["balanced_before"]
-            rows.append(
-                {
-                    **{k: o.row[k] for k in (*CELL, "n_test")}, "control": name,
-                    **{f"accuracy{end}": row[f"before{end}"] for end in ("", "_lo", "_hi")}, "balanced": balanced,
-                    **{f"over{end}": row[f"rise{end}"] for end in ("", "_lo", "_hi")},
-                    **{k: row[k] for k in ("gained", "lost", "mcnemar_p")},
-                }
-            )  # fmt: skip
+            row = comparison.row()
+            rows.append({
+                **{k: o.row[k] for k in (*CELL, "n_test")}, "control": name, **_renamed(row, "before", "accuracy"),
+                "balanced": comparison.balanced()["balanced_before"], **_renamed(row, "rise", "over"),
+                **{k: row[k] for k in ("gained", "lost", "mcnemar_p")},
+            })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _renamed(row: dict[str, float], name: str, wanted: str) -> dict[str, float]:
+    """A value of a row and the ends of its interval, under another name."""
+    return {f"{wanted}{end}": row[f"{name}{end}"] for end in ("", "_lo", "_hi")}
 
 
 def subgroups(lab: Lab, found: Iterable[Outcome], smallest: int = 50) -> pd.DataFrame:
@@ -63,18 +64,14 @@ def subgroups(lab: Lab, found: Iterable[Outcome], smallest: int = 50) -> pd.Data
 
     Percent, with Wilson intervals; the interval of the rise is a bootstrap over people.
     """
-    names = {"Gender": ("women", "men"), "Eyeglasses": ("no glasses", "glasses")}
+    names = {"women": ("Gender", 0), "men": ("Gender", 1), "no glasses": ("Eyeglasses", 0), "glasses": ("Eyeglasses", 1)}
     rows = []
-    for o in found:
-        labels = lab.faces(o.cell.data, o.cell.protocol).labels
-        for attribute, values in names.items():
-            for value, group in enumerate(values):
-                here = labels[attribute].to_numpy()[o.test.rows] == value
-                if here.sum() < smallest:
-                    continue
-                own = o.comparison.of(here)
-                said = {"group": group, "n": int(here.sum()), "people": len(np.unique(own.subjects))}
-                rows.append({**{k: o.row[k] for k in CELL}, **said, **own.row()})
+    for o, (group, (attribute, value)) in product(found, names.items()):
+        here = lab.faces(o.cell.data, o.cell.protocol).labels[attribute].to_numpy()[o.test.rows] == value
+        if here.sum() >= smallest:
+            own = o.comparison.of(here)
+            said = {"group": group, "n": int(here.sum()), "people": len(np.unique(own.subjects))}
+            rows.append({**{k: o.row[k] for k in CELL}, **said, **own.row()})
     return pd.DataFrame(rows)
 
 
@@ -101,13 +98,11 @@ def interval_widths(found: Iterable[Outcome]) -> pd.DataFrame:
 def confusion(found: Iterable[Outcome]) -> pd.DataFrame:
     """Table 4: row-normalised confusion matrices in percent, a row per true class, beside the paper's where they exist."""
     rows = []
-    for o in found:
-        for stage in ("before", "after"):
-            said = (o.scores[stage].argmax(1) == 1).numpy()
-            for truth, name in ((1, "present"), (0, "absent")):
-                share = 100 * float(said[o.comparison.labels == truth].mean())
-                names = {"data": o.cell.data, "attribute": o.cell.attribute, "stage": stage, "truth": name}
-                rows.append({**names, "predicted_present": share, "predicted_absent": 100 - share})
+    for o, stage, (truth, name) in product(found, ("before", "after"), ((1, "present"), (0, "absent"))):
+        said = (o.scores[stage].argmax(1) == 1).numpy()
+        share = 100 * float(said[o.comparison.labels == truth].mean())
+        names = {"data": o.cell.data, "attribute": o.cell.attribute, "stage": stage, "truth": name}
+        rows.append({**names, "predicted_present": share, "predicted_absent": 100 - share})
     paper = pd.read_csv(paths.published("data_fine_tuning_confusion")).drop(columns="table")
     paper = paper.assign(data=paper["data"].str.lower())
     return pd.DataFrame(rows).merge(paper, on=["data", "attribute", "stage", "truth"], how="left", suffixes=("", "_published"))
@@ -121,13 +116,13 @@ def data_summary(lab: Lab) -> pd.DataFrame:
         for attribute, split in product(data.labels, SPLITS):
             labels = data.labels[attribute].to_numpy()
             train, here = ((labels >= 0) & (data.split == part) for part in ("train", split))
-            if not here.any():
-                continue
-            people = set(data.subjects[here])
-            again = len(people & set(data.subjects[train])) if split != "train" else 0
-            said = {"data": name, "protocol": protocol, "attribute": attribute, "split": split, "pictures": int(here.sum())}
-            present = 100 * float(labels[here].mean())
-            rows.append({**said, "people": len(people), "present": present, "people_also_in_train": again})
+            if here.any():
+                people = set(data.subjects[here])
+                rows.append({
+                    "data": name, "protocol": protocol, "attribute": attribute, "split": split, "pictures": int(here.sum()),
+                    "people": len(people), "present": 100 * float(labels[here].mean()),
+                    "people_also_in_train": len(people & set(data.subjects[train])) if split != "train" else 0,
+                })  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -151,14 +146,13 @@ def eyes(cut: dict[str, list[FaceDataset]]) -> pd.DataFrame:
     where faces of that set usually are.
     """
     rows = []
-    for way, sets in cut.items():
-        for data in sets:
-            assert data.faces is not None
-            left, right = 100 * data.faces.eyes[:, 0], 100 * data.faces.eyes[:, 1]
-            found = {"middle": (left + right)[:, 0] / 2, "line": (left + right)[:, 1] / 2, "distance": (right - left)[:, 0]}
-            numbers = {f"{name}{end}": f(v) for name, v in found.items() for end, f in (("", np.mean), ("_std", np.std))}
-            said = {"pictures": len(data), "detected": 100 * data.faces.detected.mean()}
-            rows.append({"data": data.name, "cut": way, **said, **numbers})
+    for way, data in ((way, data) for way, sets in cut.items() for data in sets):
+        assert data.faces is not None
+        left, right = 100 * data.faces.eyes[:, 0], 100 * data.faces.eyes[:, 1]
+        found = {"middle": (left + right)[:, 0] / 2, "line": (left + right)[:, 1] / 2, "distance": (right - left)[:, 0]}
+        numbers = {f"{name}{end}": f(v) for name, v in found.items() for end, f in (("", np.mean), ("_std", np.std))}
+        said = {"pictures": len(data), "detected": 100 * data.faces.detected.mean()}
+        rows.append({"data": data.name, "cut": way, **said, **numbers})
     return pd.DataFrame(rows)
 
 
@@ -168,8 +162,7 @@ def classifier_accuracy(lab: Lab) -> pd.DataFrame:
     Percent, ROC areas in [0, 1]; `trivial` is the majority class of the training split. Gender also for `convnet`.
     """
     profile = lab.profile
-    pairs = dict.fromkeys((c.model, c.attribute) for c in lab.cells(2, 3, 5, 6))
-    runs = [(lab, *pair) for pair in pairs]
+    runs = [(lab, *pair) for pair in dict.fromkeys((c.model, c.attribute) for c in lab.cells(2, 3, 5, 6))]
     if profile.backbone != "convnet":
         runs += [(lab.other(**SCRATCH), name, "Gender") for name in profile.datasets]
     protocol, seed = profile.protocols[0], profile.seeds[0]
@@ -183,16 +176,12 @@ def classifier_accuracy(lab: Lab) -> pd.DataFrame:
             test = run.part(data, attribute, "test", protocol, seed)
             scores = run.unperturbed(Cell(0, attribute, data, name, protocol, seed), name, test)
             found = compare(scores, scores, test)
-            said = found.row()
-            rows.append(
-                {
-                    "attribute": attribute, "model": name, "data": data, "backbone": run.profile.backbone, "protocol": protocol,
-                    "seed": seed, "n_train": len(train), "n_test": len(test),
-                    **{f"accuracy{end}": said[f"before{end}"] for end in ("", "_lo", "_hi")},
-                    "trivial": 100 * float((test.labels == majority).double().mean()),
-                    "balanced": found.balanced()["balanced_before"], "auc": found.areas()["auc_before"],
-                }
-            )  # fmt: skip
+            rows.append({
+                "attribute": attribute, "model": name, "data": data, "backbone": run.profile.backbone, "protocol": protocol,
+                "seed": seed, "n_train": len(train), "n_test": len(test), **_renamed(found.row(), "before", "accuracy"),
+                "trivial": 100 * float((test.labels == majority).double().mean()),
+                "balanced": found.balanced()["balanced_before"], "auc": found.areas()["auc_before"],
+            })  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -210,12 +199,10 @@ def boxes_at_zero(lab: Lab) -> pd.DataFrame:
         for box in BOXES:
             z = Perturbation(torch.zeros(images.shape[1:]), box).apply(images)
             found = compare(before, model.scores(z), test)
-            rows.append(
-                {
-                    "data": name, "box": box, "original": found.accuracy("before"), "at_zero": found.accuracy("after"),
-                    "psnr": float(similarity.psnr(plain, z).mean()), "darkest": float(z.min()), "brightest": float(z.max()),
-                }
-            )  # fmt: skip
+            rows.append({
+                "data": name, "box": box, "original": found.accuracy("before"), "at_zero": found.accuracy("after"),
+                "psnr": float(similarity.psnr(plain, z).mean()), "darkest": float(z.min()), "brightest": float(z.max()),
+            })  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -264,18 +251,11 @@ def glance(lab: Lab, cell: Cell, strength: float = 1.0, weight: float = 0.0) -> 
     images = torch.from_numpy(data.images[rows])
     changed = found.apply_uint8(images)
     psnr = similarity.psnr(images / 255, changed / 255).mean().item()
-    return {
-        "before": images,
-        "after": changed,
-        "true": true[:, np.searchsorted(test.rows, rows)],
-        "title": f"{cell.title}: of {len(test):,} pictures {before:.1f} % right before, {after:.1f} % after, at {psnr:.1f} dB",
-    }
+    title = f"{cell.title}: of {len(test):,} pictures {before:.1f} % right before, {after:.1f} % after, at {psnr:.1f} dB"
+    return {"before": images, "after": changed, "true": true[:, np.searchsorted(test.rows, rows)], "title": title}
 
 
 def published_confusion(found: Sequence[Outcome]) -> list[NDArray[np.float64]]:
     """The paper's Table 4 for these outcomes, as `data_finetuning.confusion` takes it; empty for synthetic data sets."""
-    measured = confusion(found)
-    if measured["predicted_present_published"].isna().any():
-        return []
-    columns = ["predicted_present_published", "predicted_absent_published"]
-    return [rows[columns].to_numpy().reshape(2, 2, 2) for _, rows in measured.groupby("attribute", sort=False)]
+    published = confusion(found)[["predicted_present_published", "predicted_absent_published"]]
+    return [] if published.isna().any(axis=None) else list(published.to_numpy().reshape(-1, 2, 2, 2))

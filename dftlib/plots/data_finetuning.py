@@ -1,7 +1,4 @@
-"""Every plot, one function per figure of the paper, in one style. Each returns a closed figure: a notebook shows it once.
-
-Figures are as wide as the paper's page, or a third of it a panel. Faces of a data set are drawn only through `showable`.
-"""
+"""Every plot, one function per figure of the paper, in one style. Each returns a closed figure: a notebook shows it once."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +13,7 @@ from sklearn.metrics import auc, confusion_matrix, roc_curve
 
 from dftlib.datasets import FaceDataset
 from dftlib.perturbation.perturbation import Perturbation
-from dftlib.plots.style import OTHER, PAGE, STAGES, Block, Panel, faces, scored_faces, shares, sheet, some_faces
+from dftlib.plots.style import OTHER, PAGE, STAGES, Block, Panel, bare, errorbars, faces, scored_faces, shares, sheet, some_faces
 
 UNITS = {"atanh": "half log-odds", "printed": "argument of tanh", "clip": "share of full scale"}
 
@@ -39,16 +36,17 @@ def mean_faces(rows: dict[str, Sequence[FaceDataset]], note: str = "") -> Figure
     columns = len(next(iter(rows.values())))
     side = min(PAGE / columns, 1.6)
     with sheet(side * columns + 0.3, len(rows) * (side + 0.1) + 0.35, note) as figure:
-        for line, (way, sets) in zip(figure.subplots(len(rows), columns, squeeze=False), rows.items(), strict=True):
+        axes = figure.subplots(len(rows), columns, squeeze=False)
+        for line, (way, sets) in zip(axes, rows.items(), strict=True):
             for ax, data in zip(line, sets, strict=True):
                 assert data.faces is not None
                 mean = data.images.mean(0) / 255
                 ax.imshow(mean.transpose(1, 2, 0), interpolation="lanczos", extent=(0, 1, 1, 0))
                 ax.plot(*data.faces.eyes.mean(0).T, "+", color="white", markersize=7, markeredgewidth=1)
                 ax.set(xticks=[], yticks=[0, 0.25, 0.5, 0.75, 1] if ax is line[0] else [])
-                if line is figure.axes[0] or way == next(iter(rows)):
-                    ax.set_title(f"{data.name}, {len(data):,} faces")
             line[0].set_ylabel(f"{way}\nshare of the height")
+        for ax, data in zip(axes[0], next(iter(rows.values())), strict=True):
+            ax.set_title(f"{data.name}, {len(data):,} faces")
     return figure
 
 
@@ -65,8 +63,7 @@ def perturbations(items: Sequence[tuple[str, Perturbation]], note: str = "") -> 
             top.set_title(f"{title}\nlargest |N| {found.n.abs().max():.2g}")
             image = below.imshow(light, cmap="RdBu_r", vmin=-most, vmax=most, interpolation="nearest")
         for ax in axes.flat:
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
+            bare(ax)
         axes[0, 0].set_ylabel("N, each stretched")
         axes[1, 0].set_ylabel("luminance of N")
         units = ", ".join(dict.fromkeys(UNITS[found.box] for _, found in items))
@@ -96,7 +93,7 @@ def corrected(blocks: Sequence[Block], per_block: int = 8, seed: int = 0, note: 
     return figure
 
 
-def score_distributions(panels: Sequence[Panel], names: tuple[str, str] = ("absent", "present"), note: str = "") -> Figure:
+def score_distributions(panels: Sequence[Panel], note: str = "") -> Figure:
     """Figures 6 and 8: the scores of each class in 30 bins; of one panel side by side, of more in threes, after below before."""
     alone, columns = len(panels) == 1, 2 if len(panels) == 1 else min(len(panels), 3)
     bands = -(-len(panels) // 3) * (1 if alone else 2)
@@ -109,11 +106,11 @@ def score_distributions(panels: Sequence[Panel], names: tuple[str, str] = ("abse
             pair[1].sharey(pair[0])
             for ax, (stage, _) in zip(pair, STAGES, strict=True):
                 ax.set_visible(True)
-                shares(ax, panel.scores(stage), panel.labels, names)
+                shares(ax, panel.scores(stage), panel.labels)
                 below = stage == "after" and not alone
                 ax.set_title(panel.accuracy(stage) if below else f"{panel.title}\n{panel.accuracy(stage)}")
                 if below or alone:
-                    ax.set_xlabel(f"score of '{names[1]}'")
+                    ax.set_xlabel("score of 'present'")
                 else:
                     ax.tick_params(labelbottom=False)
         for ax in axes[:, 0]:
@@ -133,11 +130,11 @@ def roc_curves(panels: Sequence[Panel], note: str = "") -> Figure:
         for ax, panel in zip(axes.flat, panels, strict=False):
             areas = []
             for (stage, colour), dash in zip(STAGES, ("--", "-"), strict=True):
-                false, true, _ = roc_curve(panel.labels, panel.scores(stage))
+                scores = panel.scores(stage)
+                false, true, _ = roc_curve(panel.labels, scores)
                 areas.append(f"{auc(false, true):.3f}")
                 ax.plot(100 * false, 100 * true, color=colour, linestyle=dash, label=stage)
-                said = panel.scores(stage) > 0.5
-                at = [100 * said[panel.labels == label].mean() for label in (0, 1)]
+                at = [100 * (scores[panel.labels == label] > 0.5).mean() for label in (0, 1)]
                 ax.plot(*at, "o", color=colour, markersize=5, markeredgecolor="white", clip_on=False, zorder=3)
             ax.plot([0, 100], [0, 100], color="0.6", linestyle=":", label="chance")
             ax.set_title(f"{panel.title}\narea {' → '.join(areas)}")
@@ -153,12 +150,7 @@ def roc_curves(panels: Sequence[Panel], note: str = "") -> Figure:
     return figure
 
 
-def confusion(
-    panels: Sequence[Panel],
-    published: Sequence[NDArray[np.float64]] = (),
-    names: tuple[str, str] = ("absent", "present"),
-    note: str = "",
-) -> Figure:
+def confusion(panels: Sequence[Panel], published: Sequence[NDArray[np.float64]] = (), note: str = "") -> Figure:
     """Table 4 as a picture: percent of each true class, before above after, and in brackets what the paper has.
 
     `published`, one 2 x 2 x 2 a panel: [stage, truth, prediction] in percent, 'present' before 'absent', as the paper prints it.
@@ -176,8 +168,8 @@ def confusion(
                 if len(published):
                     paper, place = f"({published[i][j, truth, said]:.1f})", (said, truth + 0.2)
                     ax.annotate(paper, place, ha="center", va="center", color=colour, size=6.5)
-            ax.set_xticks([0, 1], names[::-1])
-            ax.set_yticks([0, 1], names[::-1], rotation=90, va="center")
+            ax.set_xticks([0, 1], ["present", "absent"])
+            ax.set_yticks([0, 1], ["present", "absent"], rotation=90, va="center")
             ax.tick_params(length=0)
             ax.spines[:].set_visible(False)
             ax.set_title(f"{panel.title}\n{panel.accuracy(stage)}" if stage == "before" else panel.accuracy(stage))
@@ -207,15 +199,12 @@ def rise(table: pd.DataFrame, note: str = "") -> Figure:
         marks: list[Any] = []
         ax.hlines(y, table["before"], table["after"], color="0.75", linewidth=2.5, zorder=1)
         for (stage, colour), shape in zip(STAGES, "oD", strict=True):
-            reach = np.abs(table[[f"{stage}_lo", f"{stage}_hi"]].to_numpy().T - table[stage].to_numpy())
-            bars = ax.errorbar(table[stage], y, xerr=reach, fmt=shape, color=colour, elinewidth=0.9, capsize=2, markersize=4.5)
-            bars.set_label(stage)
-            marks.append(bars)
+            marks.append(errorbars(ax, y, table, stage, across=True, fmt=shape, color=colour, label=stage))
         if paper:
             ax.hlines(y + 0.32, table["published_before"], table["published_after"], color="0.85", linewidth=0.9, zorder=1)
             for (stage, colour), shape in zip(STAGES, "oD", strict=True):
-                marks += ax.plot(table[f"published_{stage}"], y + 0.32, shape, color=colour, mfc="white", markersize=3.5)
-                marks[-1].set_label(f"{stage}, in the paper")
+                said = f"{stage}, in the paper"
+                marks += ax.plot(table[f"published_{stage}"], y + 0.32, shape, color=colour, mfc="white", ms=3.5, label=said)
         beside_it = (("trivial", "black", "majority class"), ("threshold", OTHER, "best threshold alone"))
         for column, colour, label in (one for one in beside_it if one[0] in table):
             marks += ax.plot(table[column], y, "|", color=colour, markersize=9, markeredgewidth=1.5, zorder=3, label=label)
@@ -227,7 +216,7 @@ def rise(table: pd.DataFrame, note: str = "") -> Figure:
         ax.set(ylim=(len(table) - 0.4, -0.6), xlabel="accuracy (%) with 95 % interval")
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
-        ax.grid(axis="x", color="0.92", linewidth=0.6)
+        ax.grid(axis="x")
         figure.legend(handles=marks, loc="outside upper center", ncols=-(-len(marks) // 2), labelspacing=0.8)
     return figure
 

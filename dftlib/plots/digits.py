@@ -4,11 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dftlib.plots.style import AFTER, BEFORE, OTHER, PAGE, sheet
+from dftlib.plots.style import AFTER, BEFORE, OTHER, PAGE, errorbars, sheet
 
 LINES = ("scanned", "N", "with N")
 WAYS = {  # column, colour, shape
@@ -35,30 +34,23 @@ def digits(table: pd.DataFrame, shown: Mapping[str, tuple[Tensor, Tensor, Tensor
             plain, n, tuned = shown[scanner]
             for line, pair in enumerate((plain, n[None], tuned)):
                 for i, image in enumerate(pair):
-                    left = place + 0.46 * (i - len(pair) / 2)
-                    _image(images, image[0], left + 0.01, line)
+                    left, top = place + 0.46 * (i - len(pair) / 2) + 0.01, 0.47 * line
+                    where = (left, left + 0.44, top + 0.44, top)
+                    images.imshow(image[0].numpy(), cmap="gray", vmin=0, vmax=255, extent=where, aspect="auto")
         images.set(ylim=(0.47 * len(LINES), 0), yticks=[0.47 * (line + 0.48) for line in range(len(LINES))], yticklabels=LINES)
         x = np.arange(len(table))
         for number, (name, (column, colour, shape)) in enumerate(WAYS.items()):
-            reach = [table[column] - table[f"{column}_lo"], table[f"{column}_hi"] - table[column]]
-            ax.errorbar(x + 0.17 * (number - 1.5), table[column], reach, fmt=shape, color=colour, markersize=4.5, elinewidth=0.9,
-                        capsize=2, label=name)  # fmt: skip
+            errorbars(ax, x + 0.17 * (number - 1.5), table, column, fmt=shape, color=colour, label=name)
         names = table["scanner"] + "\n" + table["best_remedy"].map(REMEDIES).radd("(").add(")")
         ax.set_xticks(x, names)
         ax.set(xlim=(-0.5, len(x) - 0.5), ylim=(0, 102), ylabel="accuracy on test images (%)")
         ax.set_xlabel("scanner (best simple remedy)")
         ax.axhline(table["majority"].iloc[0], color="0.3", linestyle=":", linewidth=0.9, label="majority class", zorder=0)
         ax.vlines(x[1:] - 0.5, 0, 102, color="0.9", linewidth=0.6, zorder=0)
-        ax.grid(axis="y", color="0.92", linewidth=0.6)
+        ax.grid(axis="y")
         for part in (images, ax):
             part.tick_params(axis="x", length=0)
         images.tick_params(length=0, labelbottom=False)
         images.spines[:].set_visible(False)
         figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=5)
     return figure
-
-
-def _image(ax: Axes, image: Tensor, left: float, line: int) -> None:
-    """A grey image, uint8 H x W, 0.44 wide, in its line."""
-    top = 0.47 * line
-    ax.imshow(image.numpy(), cmap="gray", vmin=0, vmax=255, extent=(left, left + 0.44, top + 0.44, top), aspect="auto")

@@ -13,8 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dftlib._torchvision import utils
-from dftlib.plots.style import ABSENT, AFTER, BEFORE, GAP, OTHER, PAGE, PRESENT, sheet
+from dftlib.plots.style import ABSENT, AFTER, BEFORE, OTHER, PAGE, PRESENT, errorbars, faces, sheet
 
 APPROACHES = (  # of Figure 2: approach, colour, shape
     ("Separate networks (Euclidean)", AFTER, "D"),
@@ -37,18 +36,12 @@ class Flipped:
     caption: str
 
 
-def _bars(ax: Axes, table: pd.DataFrame, name: str, **style: Any) -> None:
-    """A column by attribute, in order, with its 95 % intervals."""
-    reach = [table[name] - table[f"{name}_lo"], table[f"{name}_hi"] - table[name]]
-    ax.errorbar(range(len(table)), table[name], yerr=np.abs(reach), markersize=4, elinewidth=0.9, **style)
-
-
 def _attributes(ax: Axes, names: Sequence[str]) -> None:
     """The attributes along x, upright."""
     ax.set_xticks(range(len(names)), list(names), rotation=90)
     ax.set_xlim(-0.7, len(names) - 0.3)
     ax.tick_params(axis="x", length=0)
-    ax.grid(axis="y", color="0.92", linewidth=0.6)
+    ax.grid(axis="y")
 
 
 def errors(table: pd.DataFrame, note: str = "") -> Figure:
@@ -114,7 +107,7 @@ def flippability(table: pd.DataFrame, note: str = "") -> Figure:
                             elinewidth=0.9, capsize=2)  # fmt: skip
                 ax.plot(range(len(taus)), paper, "--", color=colour, marker=shape, markersize=3.5, mfc="white", linewidth=0.8)
             ax.set_xticks(range(len(taus)), ["0", ".90", ".95", ".99"])
-            ax.grid(axis="y", color="0.92", linewidth=0.6)
+            ax.grid(axis="y")
             if not row:
                 ax.set_title(f"{loss}, {mode}")
             else:
@@ -123,11 +116,8 @@ def flippability(table: pd.DataFrame, note: str = "") -> Figure:
                 ax.set_ylabel(f"{SIGNS[sign]}: flipped (%)")
         axes[0, 0].set_ylim(-4, 104)
         marks = [Line2D([], [], color=colour, marker=shape, markersize=4, label=name) for name, colour, shape in TYPES.values()]
-        marks += [
-            Line2D([], [], color="0.3", label="ours"),
-            Line2D([], [], color="0.3", linestyle="--", linewidth=0.8, label="the paper"),
-        ]
-        figure.legend(handles=marks, loc="outside upper center", ncols=5)
+        ours, paper = Line2D([], [], color="0.3", label="ours"), Line2D([], [], color="0.3", ls="--", lw=0.8, label="the paper")
+        figure.legend(handles=[*marks, ours, paper], loc="outside upper center", ncols=5)
     return figure
 
 
@@ -153,6 +143,7 @@ def universal(table: pd.DataFrame, note: str = "") -> Figure:
     """
     table = table.sort_values("rise", kind="stable", ascending=False)
     x = np.arange(len(table))
+    small: dict[str, Any] = {"markersize": 4, "capsize": 0}
     shares = (
         ("natural", "mistakes: by FFA, each its own perturbation, PASS ≥ 0.95", OTHER, "^"),
         ("set_right", "mistakes set right by one perturbation for all", AFTER, "D"),
@@ -161,10 +152,10 @@ def universal(table: pd.DataFrame, note: str = "") -> Figure:
     with sheet(PAGE, 5.6, note) as figure:
         above, below = figure.subplots(2, 1, sharex=True)
         for name, label, colour, shape in shares:
-            _bars(above, table, name, fmt=shape, color=colour, label=label)
+            errorbars(above, x, table, name, fmt=shape, color=colour, label=label, **small)
         above.set(ylabel="share (%)", ylim=(-4, 104))
         below.axhline(0, color="0.3", linewidth=0.8)
-        _bars(below, table, "rise", fmt="D", color=AFTER, label="one perturbation")
+        errorbars(below, x, table, "rise", fmt="D", color=AFTER, label="one perturbation", **small)
         moved = table["threshold"] - table["before"]
         below.plot(x, moved, "_", color="black", markersize=7, markeredgewidth=1.2, label="best threshold, no perturbation")
         chosen = table["recommended"].to_numpy(bool)
@@ -184,10 +175,7 @@ def examples(flipped: Sequence[Flipped], note: str = "") -> Figure:
     with sheet(PAGE, lines * (PAGE / 6 + 0.75), note) as figure:
         for ax, found in zip(figure.subplots(lines, 2, squeeze=False).flat, flipped, strict=False):
             change = (127.5 + 10 * (found.after.float() - found.before)).clamp(0, 255).byte()
-            grid = utils.make_grid(torch.stack([found.before, change, found.after]), 3, GAP, pad_value=255)
-            ax.imshow(grid.permute(1, 2, 0).numpy(), interpolation="lanczos")
+            faces(ax, {"": torch.stack([found.before, change, found.after])}, 3)
             ax.set_title(found.title, loc="left")
-            ax.set_xlabel(found.caption)
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
+            ax.set(xlabel=found.caption, yticks=[])
     return figure

@@ -20,7 +20,7 @@ from dftlib.classifiers.base import TorchClassifier
 from dftlib.models.training import train_nnet
 from dftlib.perturbation.gradient import Settings, fit
 from dftlib.perturbation.perturbation import Perturbation
-from dftlib.plots.style import ABSENT, PAGE, PRESENT, shares, sheet
+from dftlib.plots.style import ABSENT, CLASSES, PAGE, PRESENT, shares, sheet
 
 COUNTS = {"train": 200, "val": 200, "test": 300}
 # The distance costs little, and has no limit: N has to carry the points as far as the data sets lie apart.
@@ -70,10 +70,6 @@ def _draw(name: str, centre: tuple[float, float], degrees: float, seed: int) -> 
     return parts
 
 
-def _classifier(head: nn.Module) -> TorchClassifier:
-    return TorchClassifier(nn.Sequential(nn.Flatten(), head))
-
-
 def accuracy(classifier: TorchClassifier, points: Points) -> float:
     """The share of points that the classifier gets right."""
     return (classifier.scores(points.pictures).argmax(1) == points.labels).double().mean().item()
@@ -87,8 +83,8 @@ def example(seed: int = 0) -> Example:
     learned_on = train.pictures.flatten(1)
     train, val, x = _draw("X", (0.46, 0.42), -20, seed)
     tuned = train_nnet(*train.features, *val.features, seed=seed, start=head, scale=learned_on)
-    model = _classifier(head)
-    return Example(d1, x, model, _classifier(tuned), fit(model, *train, *val, SETTINGS, seed))
+    model, other = (TorchClassifier(nn.Sequential(nn.Flatten(), layers)) for layers in (head, tuned))
+    return Example(d1, x, model, other, fit(model, *train, *val, SETTINGS, seed))
 
 
 SIDE = np.linspace(0, 1, 121, dtype=np.float32)  # where a boundary in two dimensions is looked for
@@ -100,19 +96,19 @@ def _field(classifier: TorchClassifier) -> NDArray[np.float32]:
     return classifier.scores(grid)[:, 1].view(len(SIDE), -1).numpy()
 
 
-def _square(ax: Axes, classifier: TorchClassifier, points: Points, names: tuple[str, str], title: str) -> None:
+def _square(ax: Axes, classifier: TorchClassifier, points: Points, title: str) -> None:
     """Points in the unit square, on what the classifier says of all of it, with its decision boundary and its accuracy."""
     field = _field(classifier)
     ax.contourf(SIDE, SIDE, field, [0, 0.5, 1], colors=[ABSENT, PRESENT], alpha=0.2)
     ax.contour(SIDE, SIDE, field, [0.5], colors="0.1", linewidths=1.4)
-    for label, (colour, shape) in enumerate(((ABSENT, "o"), (PRESENT, "^"))):
+    for label, ((name, colour), shape) in enumerate(zip(CLASSES.items(), "o^", strict=True)):
         x, y = points.pictures[points.labels == label].flatten(1).T.numpy()
-        ax.scatter(x, y, 11, color=colour, marker=shape, edgecolor="0.2", linewidth=0.35, label=names[label])
+        ax.scatter(x, y, 11, color=colour, marker=shape, edgecolor="0.2", linewidth=0.35, label=name)
     ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal", xlabel="first pixel")
     ax.set_title(f"{title}: {100 * accuracy(classifier, points):.1f} % right")
 
 
-def two_ways(example: Example, names: tuple[str, str] = ("absent", "present"), note: str = "") -> Figure:
+def two_ways(example: Example, note: str = "") -> Figure:
     """Figure 1, live: data X and a model of other data; the boundary moves to the data, or the data to the boundary."""
     panels = (
         (example.model, example.x, "(a) data X, a model of other data,\nnothing has moved"),
@@ -122,7 +118,7 @@ def two_ways(example: Example, names: tuple[str, str] = ("absent", "present"), n
     with sheet(PAGE, 3.15, note) as figure:
         axes = figure.subplots(1, 3, sharey=True)
         for ax, (classifier, points, title) in zip(axes, panels, strict=True):
-            _square(ax, classifier, points, names, title)
+            _square(ax, classifier, points, title)
         axes[1].contour(SIDE, SIDE, _field(example.model), [0.5], colors="0.1", linewidths=1.2, linestyles="dashed")
         was, n = example.x.pictures.flatten(1), example.perturbation.n.flatten()
         for label, shape in enumerate("o^"):
@@ -139,15 +135,15 @@ def two_ways(example: Example, names: tuple[str, str] = ("absent", "present"), n
     return figure
 
 
-def score_path(example: Example, names: tuple[str, str] = ("absent", "present"), note: str = "") -> Figure:
+def score_path(example: Example, note: str = "") -> Figure:
     """Figure 4, live: the data D₁ that trained a model M₁, the data X, and Z = X + N; below each, the scores that M₁ gives."""
     parts = {"D₁": example.d1, "X": example.x, "Z = X + N": example.z}
     with sheet(PAGE, 4.75, note) as figure:
         axes = figure.subplots(2, 3, sharey="row", height_ratios=(1.6, 1))
         for (top, below), (name, points), letters in zip(axes.T, parts.items(), ("ab", "cd", "ef"), strict=True):
-            _square(top, example.model, points, names, f"({letters[0]}) {name}")
-            shares(below, example.model.scores(points.pictures)[:, 1].double().numpy(), points.labels.numpy(), names)
-            below.set(title=f"({letters[1]}) scores of {name}", xlabel=f"score of '{names[1]}'")
+            _square(top, example.model, points, f"({letters[0]}) {name}")
+            shares(below, example.model.scores(points.pictures)[:, 1].double().numpy(), points.labels.numpy())
+            below.set(title=f"({letters[1]}) scores of {name}", xlabel="score of 'present'")
         axes[0, 0].set_ylabel("second pixel")
         axes[1, 0].set_ylabel("share of class (%)")
         handles, texts = axes[0, 0].get_legend_handles_labels()

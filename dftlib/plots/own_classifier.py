@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dftlib.plots.style import OTHER, PAGE, STAGES, sheet
+from dftlib.plots.style import OTHER, PAGE, STAGES, bare, sheet
 
 
 def verdict(pictures: dict[str, Tensor], table: pd.DataFrame, note: str = "") -> Figure:
@@ -17,8 +17,8 @@ def verdict(pictures: dict[str, Tensor], table: pd.DataFrame, note: str = "") ->
         *shown, ax = figure.subplots(1, len(pictures) + 1, width_ratios=[*[1] * len(pictures), 2.2])
         for (title, picture), own in zip(pictures.items(), shown, strict=True):
             own.imshow(picture.permute(1, 2, 0).numpy(), interpolation="nearest")
-            own.set(xticks=[], yticks=[], title=title)
-            own.spines[:].set_visible(False)
+            bare(own)
+            own.set_title(title)
         y, right = np.arange(len(table)), table["right"].to_numpy()
         reach = np.abs(table[["lo", "hi"]].to_numpy().T - right)
         colours = [colour for _, colour in STAGES] + [OTHER] * (len(table) - 2)

@@ -12,7 +12,7 @@ from matplotlib.offsetbox import AnnotationBbox, DrawingArea
 from matplotlib.patches import Arc, Circle, Ellipse, Rectangle
 from matplotlib.ticker import NullLocator
 
-from dftlib.plots.style import ABSENT, AFTER, BEFORE, OTHER, PAGE, sheet
+from dftlib.plots.style import ABSENT, AFTER, BEFORE, OTHER, PAGE, errorbars, sheet
 
 METHODS = {  # of fine-tuning: name, colour, shape
     "data": ("data fine-tuning", AFTER, "D"),
@@ -20,11 +20,8 @@ METHODS = {  # of fine-tuning: name, colour, shape
     "all layers": ("model fine-tuning, all layers", OTHER, "^"),
     "both": ("both in turn", OTHER, "^"),
 }
-
-
 CELL = ["attribute", "data", "model"]
 TITLE = "{}: {} by {}"
-FINE: dict[str, Any] = {"color": "0.92", "linewidth": 0.6}  # of grids
 
 
 def _panels(figure: Figure, table: pd.DataFrame, by: list[str], x: str, columns: int) -> Iterator[tuple[Axes, pd.DataFrame]]:
@@ -51,15 +48,14 @@ def label_budgets(table: pd.DataFrame, note: str = "") -> Figure:
                 name, colour, shape = METHODS[str(method)]
                 ax.plot(own["labels"], own["after"], shape, color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
                 ax.plot(own.groupby("labels")["after"].mean(), color=colour, marker=shape, markersize=4.5, label=name)
-                last = own[own["all"]].iloc[0]
-                reach = [[last["after"] - last["after_lo"]], [last["after_hi"] - last["after"]]]
-                ax.errorbar(last["labels"], last["after"], yerr=reach, color=colour, elinewidth=0.9, capsize=2)
+                last = own[own["all"]].head(1)
+                errorbars(ax, last["labels"], last, "after", color=colour)
             ax.axhline(cell["before"].iloc[0], color=BEFORE, linestyle="--", linewidth=0.9, label="before")
             *budgets, most = sorted(cell["labels"].unique())
             ax.set_xscale("log")
             ax.set_xticks([*budgets, most], [*(f"{n:,}" for n in budgets), f"all\n{most:,}"])
             ax.xaxis.set_minor_locator(NullLocator())
-            ax.grid(axis="y", **FINE)
+            ax.grid(axis="y")
     return figure
 
 
@@ -72,7 +68,7 @@ def rounds(table: pd.DataFrame, note: str = "") -> Figure:
                 ax.fill_between(own["round"], own["after_lo"], own["after_hi"], color=colour, alpha=0.15, linewidth=0)
                 ax.plot(own["round"], own["after"], color=colour, marker=shape, markersize=4.5, label=name)
             ax.set_xticks(sorted(cell["round"].unique()))
-            ax.grid(axis="y", **FINE)
+            ax.grid(axis="y")
     return figure
 
 
@@ -104,7 +100,7 @@ def frontier(table: pd.DataFrame, note: str = "") -> Figure:
                         place = {"xytext": (0, 5 * above), "textcoords": "offset points", "va": "bottom" if above > 0 else "top"}
                         ax.annotate(f"{value:g}", (x, y), ha="center", size=6, color=colour, **place)
                 ax.axhline(cell["before"].iloc[0], color=BEFORE, linestyle=":", linewidth=0.9, label="before")
-                ax.grid(**FINE)
+                ax.grid()
             row[0].set_ylabel("accuracy (%)")
             row[0].set_title(TITLE.format(*names), loc="left")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
@@ -153,7 +149,7 @@ def queries(table: pd.DataFrame, note: str = "") -> Figure:
             ticks = sorted(set(table["budget"]) - {0})
             ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
             ax.xaxis.set_minor_locator(NullLocator())
-            ax.grid(**FINE)
+            ax.grid()
     return figure
 
 
@@ -170,8 +166,8 @@ def controls(table: pd.DataFrame, note: str = "") -> Figure:
     with sheet(PAGE, 1.5 + 0.2 * len(grid), note) as figure:
         ax = figure.subplots()
         most = min(30.0, float(np.nanmax(np.abs(grid.to_numpy()))))
-        bar = {"label": "accuracy under N less the control's (points)", "location": "bottom", "shrink": 0.5, "aspect": 40}
-        bar |= {"extend": "both", "pad": 0.04}
+        bar: dict[str, Any] = {"label": "accuracy under N less the control's (points)", "location": "bottom", "extend": "both"}
+        bar |= {"shrink": 0.5, "aspect": 40, "pad": 0.04}
         sns.heatmap(grid, ax=ax, cmap="PuOr", center=0, vmin=-most, vmax=most, annot=True, fmt="+.1f", cbar_kws=bar,
                     annot_kws={"size": 6.5}, linewidths=0.5)  # fmt: skip
         clear = ((low > 0) | (high < 0)).to_numpy()[~grid.isna().to_numpy()]
@@ -220,15 +216,14 @@ def _accuracies(ax: Axes, rows: pd.DataFrame) -> None:
     """Of `misplaced`: one change of the crop."""
     first, x, other = rows.iloc[0], np.arange(len(rows)), rows["change"].iloc[0] == "other"
     for number, (stage, (name, colour, shape)) in enumerate(STAGES.items()):
-        reach = [rows[stage] - rows[f"{stage}_lo"], rows[f"{stage}_hi"] - rows[stage]]
-        ax.errorbar(x + 0.08 * (number - 1), rows[stage], reach, color=colour, marker=shape, linestyle=" " if other else "-",
-                    markersize=4.5, elinewidth=0.9, capsize=2, label=name)  # fmt: skip
+        line = " " if other else "-"
+        errorbars(ax, x + 0.08 * (number - 1), rows, stage, color=colour, marker=shape, linestyle=line, label=name)
     ax.axhspan(first["aligned_lo"], first["aligned_hi"], color=OTHER, alpha=0.25, linewidth=0, label="aligned", zorder=0)
     ax.axhline(first["aligned_after"], color=OTHER, linestyle="--", label="aligned, and N", zorder=0)
     ax.axhline(first["trivial"], color="0.3", linestyle=":", linewidth=0.9, label="majority class", zorder=0)
     ax.set_xticks(x, rows["cut"].str.replace(" ", "\n") if other else rows["cut"])
     ax.set_xlim(-0.5, len(rows) - 0.5)
-    ax.grid(axis="y", **FINE)
+    ax.grid(axis="y")
     for place, (middle, line, distance) in enumerate(rows[["middle", "line", "distance"]].to_numpy() / 100):
         box = _sketch(SKETCH * middle, SKETCH * (1 - line), SKETCH * distance)
         above = ("data", "axes fraction")
@@ -261,17 +256,14 @@ def scorecard(table: pd.DataFrame, note: str = "") -> Figure:
     }
     titles = {2: "Gender, own data", 3: "attributes, own data", 5: "Gender, other data", 6: "attributes, other data"}
     y = np.arange(len(rows)) + rows["table"].map({t: i for i, t in enumerate(titles)}).to_numpy() * 1.4
-    agree = int((rows["sign_agrees"]).sum())
+    agree = int(rows["sign_agrees"].sum())
     with sheet(PAGE, 0.9 + 0.19 * (len(rows) + 1.4 * len(titles)), note) as figure:
         ax = figure.subplots()
         ax.axvline(0, color="0.3", linewidth=0.8)
         ax.hlines(y, rows["published_rise"], rows["rise"], color="0.85", linewidth=2)
         ax.plot(rows["published_rise"], y, "D", mfc="white", color="0.35", markersize=4.5, label="the paper")
         for name, (colour, shape, here) in verdicts.items():
-            own = rows[here]
-            reach = [own["rise"] - own["rise_lo"], own["rise_hi"] - own["rise"]]
-            ax.errorbar(own["rise"], y[here], xerr=reach, fmt=shape, color=colour, elinewidth=0.9, capsize=2, markersize=4.5,
-                        label=f"ours: {name}")  # fmt: skip
+            errorbars(ax, y[here], rows[here], "rise", across=True, fmt=shape, color=colour, label=f"ours: {name}")
         left = ax.get_yaxis_transform()
         for number, title in titles.items():
             first = y[rows["table"] == number].min()
@@ -282,6 +274,6 @@ def scorecard(table: pd.DataFrame, note: str = "") -> Figure:
         ax.set_title(f"The sign agrees in {agree} of {len(rows)} cells", loc="left", weight="bold")
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
-        ax.grid(axis="x", **FINE)
+        ax.grid(axis="x")
         figure.legend(loc="outside upper center", ncols=2)
     return figure

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
@@ -27,10 +28,12 @@ from dftlib.seeds import rng
 PAGE = 7.1  # inches
 BEFORE, AFTER, ABSENT, PRESENT, OTHER = "#D55E00", "#0072B2", "#E69F00", "#56B4E9", "#009E73"  # Okabe and Ito (2008)
 STAGES = (("before", BEFORE), ("after", AFTER))
+CLASSES = {"absent": ABSENT, "present": PRESENT}
 STYLE: dict[Any, Any] = {
     "figure.dpi": 150, "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
     "legend.fontsize": 7, "legend.frameon": False, "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
     "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "lines.linewidth": 1.2,
+    "grid.color": "0.92", "grid.linewidth": 0.6,
 }  # fmt: skip
 GAP = 2  # pixels between faces
 MUCT_SHOWABLE = ("000", "001", "002", "200", "201", "400", "401", "402")  # the people whom its authors allow in print
@@ -97,16 +100,30 @@ def some_faces(dataset: FaceDataset, rows: NDArray[np.int64], most: int, seed: i
     return rows[np.argsort(again, kind="stable")][:most]
 
 
+def bare(ax: Axes) -> None:
+    """Of axes only what is drawn in them, and their labels."""
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+
+
+def errorbars(ax: Axes, at: ArrayLike, table: pd.DataFrame, column: str, across: bool = False, **how: Any) -> ErrorbarContainer:
+    """A column of the table at these places along x, or `across` along y, with its 95 % intervals (`_lo` and `_hi`)."""
+    reach = np.abs([table[f"{column}{end}"] - table[column] for end in ("_lo", "_hi")])
+    how = {"markersize": 4.5, "elinewidth": 0.9, "capsize": 2} | how
+    if across:
+        return ax.errorbar(table[column], at, xerr=reach, **how)
+    return ax.errorbar(at, table[column], yerr=reach, **how)
+
+
 def faces(ax: Axes, lines: dict[str, torch.Tensor], columns: int, foot: int = 0) -> None:
     """Named lines of at most `columns` faces (uint8, n x 3 x H x W), with `foot` white pixels below each face."""
     padded = [F.pad(line, (0, 0, 0, foot, 0, 0, 0, columns - len(line)), value=255) for line in lines.values()]
     grid = utils.make_grid(torch.cat(padded), columns, GAP, pad_value=255)
     ax.imshow(grid.permute(1, 2, 0).numpy(), interpolation="lanczos")
     pitch = grid.shape[1] / len(lines)
-    ax.set_xticks([])
+    bare(ax)
     ax.set_yticks([pitch * (i + 0.5) - foot / 2 for i in range(len(lines))], list(lines), rotation=90, va="center")
     ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
 
 
 def scored_faces(ax: Axes, lines: dict[str, torch.Tensor], scores: Mapping[str, ArrayLike], columns: int) -> None:
@@ -121,13 +138,13 @@ def scored_faces(ax: Axes, lines: dict[str, torch.Tensor], scores: Mapping[str, 
             ax.annotate(f"{score:.2f}", place, color=colour, ha="center", va="center", size=7)
 
 
-def shares(ax: Axes, scores: NDArray[np.float64], labels: NDArray[np.int64], names: tuple[str, str]) -> None:
+def shares(ax: Axes, scores: NDArray[np.float64], labels: NDArray[np.int64]) -> None:
     """The scores of each class in 30 bins, as shares of the class, and the decision boundary at 0.5."""
     bins = np.linspace(0, 1, 31).tolist()
-    for label, colour in enumerate((ABSENT, PRESENT)):
+    for label, (name, colour) in enumerate(CLASSES.items()):
         own = scores[labels == label]
         weights = np.full(len(own), 100 / max(len(own), 1))
-        ax.hist(own, bins, weights=weights, color=colour, alpha=0.55, label=names[label])
+        ax.hist(own, bins, weights=weights, color=colour, alpha=0.55, label=name)
         ax.hist(own, bins, weights=weights, color=colour, histtype="step", linewidth=0.9)
     ax.axvline(0.5, color="0.2", linestyle="--", linewidth=0.8, label="decision boundary")
     ax.set(xlim=(0, 1), xticks=[0, 0.5, 1])

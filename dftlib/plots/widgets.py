@@ -8,10 +8,8 @@ from matplotlib.figure import Figure
 
 from dftlib.progress import in_jupyter
 
-Draw = Callable[[float, float], Figure]
 
-
-def strength_and_weight(draw: Draw, weights: Sequence[float]) -> Figure | widgets.VBox:
+def strength_and_weight(draw: Callable[[float, float], Figure], weights: Sequence[float]) -> Figure | widgets.VBox:
     """`draw(strength, weight)` under two sliders: strength from 0 to 3, weight among `weights` and 0, the profile's own fit.
 
     Whoever executes the notebook without a browser (papermill, nbval) gets the figure of strength 1 and weight 0.

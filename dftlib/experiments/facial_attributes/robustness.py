@@ -198,10 +198,8 @@ class AttributeLab:
         size:    see `per_image.Flips`
         others:  bool n x attributes x attributes, which other predictions differ: MOON's own, or the converged networks'
         """
-        key = {
-            "training": self.training_key(kind), "n_flip": self.profile.n_flip, "attack": (snapshot, method, search),
-            "flip": per_image.key(), "pass": similarity.key(),
-        }  # fmt: skip
+        key = {"training": self.training_key(kind), "n_flip": self.profile.n_flip, "attack": (snapshot, method, search)}
+        key |= {"flip": per_image.key(), "pass": similarity.key()}
         bar = tqdm(range(len(self.names)), desc=f"{kind} {method} {search}", unit="attribute", leave=False)
         make = partial(self._flips, kind, method, search, snapshot)
         parts = [artefacts.tensors("flips", 1, {**key, "i": i}, partial(make, i)) for i in bar]
@@ -233,10 +231,8 @@ class AttributeLab:
         and ffa_pass: for each mistake on test images, whether FFA sets it right, and PASS; psnr, pass: of N on some test images.
         """
         p = self.profile
-        key = {
-            "training": self.training_key("euclidean"), "i": i, "n": (p.n_fit, p.n_val, p.n_test), "compared": COMPARED,
-            "fit": gradient.key(settings_of(p)), "flip": per_image.key(), "pass": similarity.key(),
-        }  # fmt: skip
+        key = {"training": self.training_key("euclidean"), "i": i, "n": (p.n_fit, p.n_val, p.n_test), "compared": COMPARED}
+        key |= {"fit": gradient.key(settings_of(p)), "flip": per_image.key(), "pass": similarity.key()}
         return artefacts.tensors("universal", 1, key, partial(self._universal, i))
 
     def _universal(self, i: int) -> dict[str, Tensor]:

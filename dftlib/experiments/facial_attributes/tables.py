@@ -12,9 +12,11 @@ from scipy.stats import spearmanr, ttest_rel
 from torch import Tensor
 
 from dftlib import paths
+from dftlib.datasets.base import Split
 from dftlib.experiments.facial_attributes.robustness import TAU, AttributeLab, adversarial, loss_of, predictions, scores
+from dftlib.experiments.outcome import in_percent
 from dftlib.metrics import classification, similarity
-from dftlib.metrics.comparison import compare
+from dftlib.metrics.comparison import Comparison, compare
 from dftlib.models import attribute_networks
 from dftlib.perturbation import per_image
 from dftlib.perturbation.per_image import SEARCHES
@@ -32,17 +34,11 @@ APPROACHES = {
 }
 TRIVIAL = "Trivial (majority class)"
 SEPARATE = APPROACHES["euclidean", "converged"]
-UNIVERSAL = ("train_before", "val_before", "val_after", "test_before", "test_after")
 
 
 def _percent(name: str, share: float, ends: tuple[float, float]) -> dict[str, float]:
     """A share and its interval, in percent."""
     return {f"{name}{end}": 100 * float(value) for end, value in zip(("", "_lo", "_hi"), (share, *ends), strict=True)}
-
-
-def _share(name: str, which: NDArray[np.bool_]) -> dict[str, float]:
-    """The share of `which`, percent, with its Wilson interval; empty where there is nothing to share."""
-    return _percent(name, which.mean(), classification.wilson(which)) if len(which) else _percent(name, np.nan, (np.nan, np.nan))
 
 
 def _by_attribute(table: pd.DataFrame, order: list[str], *then: str) -> pd.DataFrame:
@@ -77,7 +73,7 @@ def errors(lab: AttributeLab) -> pd.DataFrame:
         for i, attribute in enumerate(lab.names):
             both = np.mean([errs[truth[:, i] == value, i].mean() for value in (False, True)])
             row = {"attribute": attribute, "approach": approach, "n_test": len(errs), "epoch": epochs[approach][i]}
-            rows.append({**row, **_share("error", errs[:, i]), "balanced_error": 100 * float(both)})
+            rows.append({**row, **in_percent("error", errs[:, i]), "balanced_error": 100 * float(both)})
     table = pd.DataFrame(rows)
     own = table[table["approach"] == SEPARATE].sort_values("error", kind="stable")
     return _by_attribute(table, own["attribute"].tolist(), "approach")
@@ -103,11 +99,10 @@ def error_tests(lab: AttributeLab) -> pd.DataFrame:
     rows = []
     for name, errs in every.items():
         difference = errs.mean(1) - every[SEPARATE].mean(1)
-        each = (classification.interval(classification.share(values, drawn)) for values in (errs.mean(1), difference))
-        of_mean, of_difference = each
+        ends = [classification.interval(classification.share(values, drawn)) for values in (errs.mean(1), difference)]
         rows.append({
-            "approach": name, **_percent("mean_error", errs.mean(), of_mean),
-            **_percent("difference", difference.mean(), of_difference if name != SEPARATE else (np.nan, np.nan)),
+            "approach": name, **_percent("mean_error", errs.mean(), ends[0]),
+            **_percent("difference", difference.mean(), ends[1] if name != SEPARATE else (np.nan, np.nan)),
             "t_test_p": float(ttest_rel(errs.mean(0), every[SEPARATE].mean(0)).pvalue),
         })  # fmt: skip
     paper = pd.read_csv(paths.published("attribute_error")).set_index("approach")["mean_error"]
@@ -159,15 +154,13 @@ def beyond(lab: AttributeLab) -> pd.DataFrame:
     """
     images, y = lab.faces.images[lab.sample], lab.signs(lab.sample)
     towards = torch.cat([scores(net, images) for net in lab.networks("euclidean")], 1) * y
-    rows = []
-    for name, of in (("between 0 and its label", towards <= 1), ("beyond its label", towards > 1)):
-        row: dict[str, Any] = {"score": name}
-        for method, (search, mode) in product(("fgs", "ffa"), SEARCHES.items()):
-            found = lab.flips("euclidean", method, search)
+    rows: dict[str, dict[str, Any]] = {"between 0 and its label": {}, "beyond its label": {}}
+    for method, (search, mode) in product(("fgs", "ffa"), SEARCHES.items()):
+        found = lab.flips("euclidean", method, search)
+        for row, of in zip(rows.values(), (towards <= 1, towards > 1), strict=True):
             row["n"] = int((of & found["right"]).sum())
             row[f"{method.upper()}, {mode}"] = 100 * float(found["flipped"][of & found["right"]].double().mean())
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame([{"score": name, **row} for name, row in rows.items()])
 
 
 def success(lab: AttributeLab) -> pd.DataFrame:
@@ -178,11 +171,10 @@ def success(lab: AttributeLab) -> pd.DataFrame:
     rows = []
     for (_, kind_of, kind, method), (search, mode) in product(SERIES[:3], SEARCHES.items()):
         found = lab.flips(kind, method, search)
-        for sign, of in _signs(found):
-            for i, attribute in enumerate(lab.names):
-                hit = adversarial(found)[of[:, i], i].numpy()
-                row = {"attribute": attribute, "adversarial_type": kind_of + sign, "mode": mode, "n": len(hit)}
-                rows.append({**row, **_share("success", hit)})
+        for (sign, of), (i, attribute) in product(_signs(found), enumerate(lab.names)):
+            hit = adversarial(found)[of[:, i], i].numpy()
+            row = {"attribute": attribute, "adversarial_type": kind_of + sign, "mode": mode, "n": len(hit)}
+            rows.append({**row, **in_percent("success", hit)})
     table = pd.DataFrame(rows)
     first = table[(table["adversarial_type"] == "FGS+") & (table["mode"] == SEARCHES["line"])]
     order = first.sort_values("success", kind="stable", ascending=False)["attribute"].tolist()
@@ -196,9 +188,7 @@ def progress(lab: AttributeLab) -> pd.DataFrame:
     are none after convergence, the percentage that the converged network classifies correctly.
     """
     rows = []
-    for loss, kind_of, kind, method in SERIES:
-        if kind == "moon":
-            continue
+    for loss, kind_of, kind, method in (series for series in SERIES if series[2] != "moon"):
         early, late = (lab.flips(kind, method, "line", snapshot) for snapshot in ("two_epochs", "converged"))
         for (sign, was), (_, of) in zip(_signs(early), _signs(late), strict=True):
             then, now = adversarial(early) & was, adversarial(late) & of
@@ -220,8 +210,7 @@ def others(lab: AttributeLab, kind: str, search: str, snapshot: str = "converged
     found = lab.flips(kind, "ffa", search, snapshot)
     made = adversarial(found)
     changed = (found["others"] & made[:, :, None]).sum(0).T.double()  # tested x made for
-    counts = made.sum(0).double()
-    share = torch.where(counts > 0, 100 * changed / counts, torch.nan)
+    share = 100 * changed / made.sum(0).double()  # 0 / 0 is nan
     return pd.DataFrame(share.numpy(), index=pd.Index(lab.names, name="attribute"), columns=lab.names)
 
 
@@ -237,24 +226,28 @@ def universal(lab: AttributeLab) -> pd.DataFrame:
     rows = []
     for i, attribute in enumerate(tqdm(lab.names, desc="universal perturbations", unit="attribute")):
         found, (fit, val, test) = lab.universal(i), lab.splits(i)
-        present = {name: found[name].double().numpy() for name in UNIVERSAL}
-        labels = {"val": val.labels.numpy() == 1, "test": test.labels.numpy() == 1}
-        right = {name: (present[name] > 0.5) == labels[name.split("_")[0]] for name in UNIVERSAL[1:]}
-        cut = classification.best_threshold(present["train_before"], fit.labels.numpy())
-        moved = {"moving the threshold": (present["val_before"] > cut) == labels["val"]}
-        chosen = compare(right["val_before"], right["val_after"], val, moved)
-        was, after = right["test_before"], right["test_after"]
+        cut = classification.best_threshold(found["train_before"].double().numpy(), fit.labels.numpy())
+        chosen, measured = (_beside_threshold(found, name, split, cut) for name, split in (("val", val), ("test", test)))
+        was, after = measured.right["before"], measured.right["after"]
         natural = (found["ffa"] & (found["ffa_pass"] >= TAU)).numpy()
         shares = {"natural": natural, "set_right": after[~was], "natural_set_right": after[~was][natural], "broken": ~after[was]}
         row: dict[str, Any] = {"attribute": attribute, "mistakes": int((~was).sum()), "n_test": len(test)}
         for name, which in shares.items():
-            row |= _share(name, which)
+            row |= in_percent(name, which)
         rows.append({
-            **row, **compare(was, after, test).row(), "bound": 100 * float((was.sum() + natural.sum()) / len(test)),
-            "threshold": 100 * float(((present["test_before"] > cut) == labels["test"]).mean()),
+            **row, **measured.row(), "bound": 100 * float((was.sum() + natural.sum()) / len(test)),
+            "threshold": measured.accuracy("moving the threshold"),
             "psnr": float(found["psnr"].mean()), "pass": float(found["pass"].mean()), "recommended": chosen.recommended,
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _beside_threshold(found: dict[str, Tensor], part: str, split: Split, cut: float) -> Comparison:
+    """The images of a part without and with N, and without it by the threshold `cut`."""
+    labels = split.labels.numpy() == 1
+    before, after = (found[f"{part}_{stage}"].double().numpy() for stage in ("before", "after"))
+    remedy = {"moving the threshold": (before > cut) == labels}
+    return compare((before > 0.5) == labels, (after > 0.5) == labels, split, remedy)
 
 
 def related(lab: AttributeLab, matrices: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
