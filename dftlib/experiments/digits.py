@@ -123,7 +123,7 @@ def remedies(classifier: TorchClassifier, known: Split, source: Split, split: Sp
     down, right = displaced(own, clean)
 
     def matched(images: Tensor) -> Tensor:
-        return baselines.match_channels(images, *(baselines.ChannelStatistics.of(part) for part in (own, clean)))
+        return baselines.match_channels(images, *(baselines.channel_levels(part) for part in (own, clean)))
 
     def aligned(images: Tensor) -> Tensor:
         return images.roll((-down, -right), (2, 3))
