@@ -155,12 +155,9 @@ def _iterative(attack: _Attack, original: Tensor) -> tuple[Tensor, Tensor]:
     found, size = original.clone(), original.new_full((len(original),), torch.inf)
     active, z, last = torch.arange(len(original), device=original.device), original, torch.zeros_like(original)
     for step in range(STEPS + 1):
-        if step < STEPS:
-            direction, done = attack.direction(z, active)
-            # Where the fractional image has flipped and the rounded one not surely, go on as before.
-            last = torch.where(done.view(-1, 1, 1, 1), last, direction) if attack.method == "ffa" else direction
-        else:
-            done = attack.flips(z, active)
+        direction, done = attack.direction(z, active) if step < STEPS else (last, attack.flips(z, active))
+        # Where the fractional image has flipped and the rounded one not surely, go on as before.
+        last = torch.where(done.view(-1, 1, 1, 1), last, direction) if attack.method == "ffa" else direction
         if attack.method == "ffa" and done.any():
             done[done.clone()] = attack.flips(z[done].round(), active[done])
         if done.any():
@@ -168,6 +165,5 @@ def _iterative(attack: _Attack, original: Tensor) -> tuple[Tensor, Tensor]:
             active, z, last = (given[~done] for given in (active, z, last))
         if not len(active):
             break
-        if step < STEPS:
-            z = (z + last).clamp_(0, 255)
+        z = (z + last).clamp_(0, 255)
     return found, size
