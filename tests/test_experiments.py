@@ -207,7 +207,7 @@ def test_the_gate_opens_for_a_gain_on_validation_alone(few_faces: Lab, outcome: 
     row, scores, val = outcome.row, outcome.scores, few_faces.splits(CELL)[1]
     was, now = (scores[f"val_{stage}"].argmax(1).numpy() == val.labels.numpy() for stage in ("before", "after"))
     drawn = classification.people_drawn(val.subjects)
-    low = 100 * classification.interval(classification.gain(now, was, drawn))[0]
+    low = 100 * classification.interval(classification.share(now.astype(float) - was, drawn))[0]
     assert row["val_rise_lo"] == pytest.approx(low)
     present, cut = (
         scores["val_before"][:, 1].double().numpy(),

@@ -41,10 +41,8 @@ class Reading:
             raise DataError(f"There are no numbers '{self.numbers}': set `numbers` to one of {', '.join(NUMBERS)}.")
         require_words("names", self.names)
         if self.names and len(self._words) != self.classes:
-            raise DataError(
-                f"`names` has {len(self._words)} different names for {self.classes} classes: give one for each class, in their "
-                "order."
-            )
+            count = f"{len(self._words)} different names for {self.classes} classes"
+            raise DataError(f"`names` has {count}: give one for each class, in their order.")
         listed = isinstance(self.columns, list | tuple) and all(isinstance(c, int) and c >= 0 for c in self.columns)
         if not listed or len(self.columns) not in ((0, 1, 2) if self.classes == 2 else (0, self.classes)):
             raise DataError(
@@ -55,9 +53,9 @@ class Reading:
     @property
     def text(self) -> str:
         """What stands in the identity of a classifier."""
-        more = {"columns": list(self.columns), "names": list(self.names)}
-        numbers = "scores" if self.numbers == "probabilities" else self.numbers
-        return " ".join([numbers, *(f"{name} {value}" for name, value in more.items() if value)])
+        text = "scores" if self.numbers == "probabilities" else self.numbers
+        text += f" columns {list(self.columns)}" if self.columns else ""
+        return text + (f" names {list(self.names)}" if self.names else "")
 
     @property
     def _words(self) -> dict[str, int]:
@@ -67,15 +65,16 @@ class Reading:
         """One picture's answer without words: a name is its class, a dictionary the numbers of the classes; others stay."""
         if isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], str | dict):
             value = value[0]
-        if isinstance(value, str) and _word(value) in self._words:
-            return self._words[_word(value)]
-        if isinstance(value, Mapping):
+        if isinstance(value, str):
+            if _word(value) in self._words:
+                return self._words[_word(value)]
+        elif isinstance(value, Mapping):
             given = {_word(name): number for name, number in value.items()}
             if self.names and set(self._words) <= set(given):
                 return [given[name] for name in self._words]
             if not self.names and all(isinstance(name, int) for name in value):
                 return [value[name] for name in sorted(value)]
-        elif not isinstance(value, str):
+        else:
             return value
         what = shown(value if isinstance(value, str) else ", ".join(map(str, value)))
         raise DataError(
@@ -84,10 +83,13 @@ class Reading:
 
     def labels(self, values: Tensor) -> Tensor:
         """Class indices of integers: those that `names` tells, or else -1 and 1 for two classes, or else indices."""
-        given = values.tolist()
+        given, last = values.tolist(), self.classes - 1
         if self.names and all(_word(value) in self._words for value in given):
             return torch.tensor([self._words[_word(value)] for value in given])
-        return values.add(1) // 2 if self.classes == 2 and -1 in given and set(given) <= {-1, 1} else values
+        labels = values.add(1) // 2 if self.classes == 2 and -1 in given and set(given) <= {-1, 1} else values
+        if strange := labels[(labels < 0) | (labels > last)].tolist():
+            raise DataError(f"answers with the label {strange[0]}, not in 0 to {last}: set `names` to the labels that it uses.")
+        return labels
 
 
 def require_words(what: str, given: Sequence[Any]) -> None:
@@ -123,16 +125,15 @@ def as_scores(
             answer = [dict(zip(answer, row, strict=True)) for row in zip(*columns, strict=True)]
         given = [answer] if isinstance(answer, Mapping | str) else answer
         if (listed := _listed(given)) is None:
-            return _of_numbers(_tensor(given), rows, reading)
+            return _of_numbers(given, rows, reading)
         if rows == 1 and (not listed or (len(listed) > 1 and all(isinstance(value, int | float) for value in listed))):
             listed = [listed]
-        if len(listed) != rows:
-            raise RowsError(f"answers with {len(listed)} rows for {rows} pictures: it should give one row a picture.")
+        _require_rows(len(listed), rows)
         there = torch.tensor([not (isinstance(value, NOTHING) and not value) for value in listed])
         scores = torch.full((rows, reading.classes), torch.nan)
         if there.any():
             numbers = [reading.number(value, shown) for value, is_there in zip(listed, there, strict=True) if is_there]
-            scores[there] = _of_numbers(_tensor(numbers), len(numbers), reading)
+            scores[there] = _of_numbers(numbers, len(numbers), reading)
         return scores
     except DataError as error:
         raise type(error)(f"{who} {error}") from None
@@ -150,75 +151,58 @@ def _listed(answer: Any) -> list[Any] | None:
     return list(array.tolist()) if array.ndim and array.dtype.kind in "OUS" else None
 
 
-def _tensor(answer: Any) -> Tensor:
-    given = answer.detach().cpu() if isinstance(answer, Tensor) else torch.from_numpy(np.array(answer))
-    if given.is_complex():
-        raise TypeError
-    return torch.atleast_1d(given)
+def _require_rows(given: int, rows: int) -> None:
+    if given != rows:
+        raise RowsError(f"answers with {given} rows for {rows} pictures: it should give one row a picture.")
 
 
-def _of_numbers(values: Tensor, rows: int, reading: Reading) -> Tensor:
-    """Scores of a tensor of numbers."""
+def _of_numbers(answer: Any, rows: int, reading: Reading) -> Tensor:
+    """Scores of what is all numbers."""
     classes, numbers = reading.classes, reading.numbers
+    values = torch.atleast_1d(answer.detach().cpu() if isinstance(answer, Tensor) else torch.from_numpy(np.array(answer)))
+    if values.is_complex():
+        raise TypeError
     if rows == 1 and values.ndim == 1 and len(values) > 1:
         values = values[None]
-    if values.ndim > 1:
-        values = values.flatten(1)  # n x classes x 1 x 1
-    if len(values) != rows:
-        raise RowsError(f"answers with {len(values)} rows for {rows} pictures: it should give one row a picture.")
+    values = values.flatten(1) if values.ndim > 1 else values[:, None]  # of n x classes x 1 x 1, or of n
+    _require_rows(len(values), rows)
     if not values.isfinite().all():
         raise DataError("answers with scores that are not numbers: check its weights and the range of its input.")
     if reading.columns:
-        count = values.shape[1] if values.ndim > 1 else 1
-        if max(reading.columns) >= count:
-            raise DataError(f"answers with {count} columns, so there is no column {max(reading.columns)}: count them from 0.")
-        values = values[:, list(reading.columns)] if values.ndim > 1 else values
-    values = values[:, 0] if values.ndim > 1 and values.shape[1] == 1 else values
-    signs = numbers != "logits" and values.ndim == 1 and bool(((values == 1) | (values == -1)).all() and (values == -1).any())
-    if values.ndim == 1 and (signs or (not values.is_floating_point() and numbers != "percent")):
-        labels = reading.labels(values.long())
-        if strange := labels[(labels < 0) | (labels >= classes)].tolist():
-            raise DataError(
-                f"answers with the label {strange[0]}, not in 0 to {classes - 1}: set `names` to the labels that it uses."
-            )
-        return nn.functional.one_hot(labels, classes).float()
+        if (last := max(reading.columns)) >= (count := values.shape[1]):
+            raise DataError(f"answers with {count} columns, so there is no column {last}: count them from 0.")
+        values = values[:, list(reading.columns)]
+    if values.shape[1] == 1:
+        signs = numbers != "logits" and bool(((values == 1) | (values == -1)).all() and (values == -1).any())
+        if signs or not (values.is_floating_point() or numbers == "percent"):
+            return nn.functional.one_hot(reading.labels(values[:, 0].long()), classes).float()
     values = values.double() / (100 if numbers == "percent" else 1)
-    if values.ndim == 1:
-        values = torch.stack([torch.zeros_like(values) if numbers == "logits" else 1 - values, values], 1)
+    if values.shape[1] == 1:
+        values = torch.cat([torch.zeros_like(values) if numbers == "logits" else 1 - values, values], 1)
     if (count := values.shape[1]) != classes:
-        raise DataError(
-            f"answers with {count} classes where {classes} were expected: "
-            + (
-                f"choose {classes} with `columns`, or label some of each."
-                if count > classes
-                else "leave out labels of the others."
-            )
-        )
+        more = f"choose {classes} with `columns`, or label some of each"
+        remedy = more if count > classes else "leave out labels of the others"
+        raise DataError(f"answers with {count} classes where {classes} were expected: {remedy}.")
     return (values.softmax(1) if numbers == "logits" else _shares(values, numbers)).float()
 
 
 def _shares(values: Tensor, numbers: str) -> Tensor:
     """Rows of numbers that aren't logits, each divided by its sum."""
     sums = values.sum(1, keepdim=True)
-    inside = ((values >= 0) & (values <= 1)).all(1)
+    wrong = outside = ((values < 0) | (values > 1)).any(1)
     if numbers == "sigmoids":
-        wrong = ~inside
         values, sums = torch.where(sums > 0, values, 1), torch.where(sums > 0, sums, values.shape[1])
     else:
-        percent = (values >= 0).all(1) & ((sums - 100).abs() <= 1).squeeze(1)
-        wrong = ~(inside & ((sums - 1).abs() <= 1e-2).squeeze(1)) & ~percent
+        percent = (values >= 0).all(1) & ((sums - 100).abs() <= 1)[:, 0]
+        wrong, outside = (outside | ((sums - 1).abs() > 1e-2)[:, 0]) & ~percent, outside & ~percent
     if wrong.any():
-        outside = wrong & ~inside
-        row, remedy = values[outside if outside.any() else wrong][0], "set `numbers` to 'logits' if they are logits."
+        row, remedy = values[outside if outside.any() else wrong][0], "to 'logits' if they are logits"
         if not outside.any():
-            remedy = (
-                "set `numbers` to 'sigmoids' if each is the probability of its class, or to 'logits' if they are logits, or "
-                "choose that of class 1 by `columns`."
-            )
+            remedy = f"to 'sigmoids' if each is the probability of its class, or {remedy}, or choose that of class 1 by `columns`"
         elif len(row) == 2 and 1 < row[1] <= 100 and abs(row.sum() - 1) < 1e-9:
-            row, remedy = row[1:], "set `numbers` to 'percent' if they reach to 100, or to 'logits' if they are logits."
+            row, remedy = row[1:], f"to 'percent' if they reach to 100, or {remedy}"
         shown = [round(v, 3) for v in row.tolist()]
-        raise DataError(f"answers with rows that are not probabilities, such as {shown}: {remedy}")
+        raise DataError(f"answers with rows that are not probabilities, such as {shown}: set `numbers` {remedy}.")
     return values / sums
 
 

@@ -1,22 +1,13 @@
-"""A classifier as the library sees it: images in, scores out; with `TorchClassifier`, gradients too."""
+"""A classifier with gradients, as the library sees it: images in, scores or logits out."""
 
 import copy
 from contextlib import nullcontext
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from dftlib.errors import DataError
 from dftlib.images import Pictures, batches, require_range, to_float
-
-
-class Classifier(Protocol):
-    """Anything that answers images with scores."""
-
-    def scores(self, images: Pictures) -> Tensor:
-        """Images n x 3 x H x W, uint8 0 to 255 or float in [0, 1] -> float32 n x classes, each row sums to 1, on the CPU."""
-        ...
 
 
 class TorchClassifier:
@@ -38,7 +29,8 @@ class TorchClassifier:
     ) -> None:
         floats = [t for t in (*net.parameters(), *net.buffers()) if t.is_floating_point()]
         self.device = device or (floats[0].device if floats else torch.device("cpu"))
-        self.net = _frozen(net if in_place else copy.deepcopy(net), self.device)
+        net = (net if in_place else copy.deepcopy(net)).eval().requires_grad_(False)
+        self.net: nn.Module = net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dtype = dtype
         self._takes = floats[0].dtype if floats else torch.float32
         self._fast, cast = self.net, self._takes == torch.float32 != dtype
@@ -54,10 +46,13 @@ class TorchClassifier:
 
     @torch.inference_mode()
     def scores(self, images: Pictures) -> Tensor:
-        """As `Classifier.scores`; raises `DataError` for float images outside [0, 1] and for answers that are no numbers."""
+        """Images n x 3 x H x W, uint8 0 to 255 or float in [0, 1] -> float32 n x classes, each row sums to 1, on the CPU.
+
+        Raises `DataError` for float images outside [0, 1] and for answers that are no numbers.
+        """
         require_range(images)
-        parts = [self._answer(self.net, to_float(batch, self.device)).softmax(1).cpu() for batch in batches(images, self.device)]
-        scores = torch.cat(parts)
+        given = (to_float(batch, self.device) for batch in batches(images, self.device))
+        scores = torch.cat([self._answer(self.net, x).softmax(1).cpu() for x in given])
         if not scores.isfinite().all():
             raise DataError("The classifier answered with scores that are not numbers: check its weights and its input range.")
         return scores
@@ -71,7 +66,3 @@ class TorchClassifier:
             raise DataError(f"The network answers with {shape}: wrap it so that it gives logits n x classes, or n.")
         logits = out.float().reshape(len(images), -1)
         return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
-
-
-def _frozen(net: nn.Module, device: torch.device) -> nn.Module:
-    return net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -43,7 +43,7 @@ class BlackBox:
             yield rows, self._checked(images[rows])
 
     def scores(self, images: Pictures) -> Tensor:
-        """As `Classifier.scores`; raises `DataError` like `stream`. A picture without an answer has a row of NaN."""
+        """As `TorchClassifier.scores`; raises `DataError` like `stream`. A picture without an answer has a row of NaN."""
         scores = torch.empty(len(images), self.classes)
         for rows, part in self.stream(images):
             scores[rows] = part

@@ -29,9 +29,8 @@ def load_classifier(model: str, classes: int = 2, **options: Any) -> BlackBox:
         if ":" not in model:
             raise DataError(f"'{model}' names no classifier: give a file .onnx, an address http(s)://… or module:function.")
         kind, (what, source) = CallableClassifier, _imported(model)
-        read = {name: options[name] for name in ("numbers", "columns", "names") if name in options}
-        how = Reading(classes, **read).text
-        options = {"identity": f"{model} {source} {classes} {how}", **options}
+        read = Reading(classes, **{name: options[name] for name in ("numbers", "columns", "names") if name in options})
+        options = {"identity": f"{model} {source} {classes} {read.text}", **options}
     known = [p.name for p in inspect.signature(kind).parameters.values() if p.kind is p.KEYWORD_ONLY]
     if unknown := sorted(set(options) - set(known)):
         raise DataError(f"{kind.__name__} has no option '{unknown[0]}': its options are {', '.join(known)}.")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from dftlib.classifiers.answers import Reading
 from dftlib.classifiers.black_box import BlackBox, first_line, optional
@@ -20,14 +21,7 @@ KINDS = {
     "tensor(int32)": "int32", "tensor(int64)": "int64", "tensor(bool)": "bool",
 }  # fmt: skip
 COLOURS = ("rgb", "bgr", "grey")
-LUMA = (19595, 38470, 7471)  # 65536ths of R, G, B in a grey level: ITU-R 601, rounded as Pillow does
 FACTOR = 0.03  # a deviation below is a factor: on pictures in [0, 1] none deviates so little
-
-
-def onnxruntime() -> Any:
-    """The package, imported with its telemetry off: else it writes to the user's home and reports to its maker."""
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, when the package is imported
-    return optional("onnxruntime")
 
 
 class OnnxClassifier(BlackBox):
@@ -56,7 +50,8 @@ class OnnxClassifier(BlackBox):
             raise DataError(f"There is no model file {path}: give the path of an ONNX file.")
         reading, self._given = Reading(classes, numbers, columns, names), dict(inputs or {})
         who = f"The model {Path(path).name}"
-        runtime = onnxruntime()
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else the import writes to the user's home and reports to its maker
+        runtime = optional("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 4  # what goes wrong is raised
@@ -73,15 +68,16 @@ class OnnxClassifier(BlackBox):
         self._channels = declared.get("c") or (1 if self._rank == 3 else None)
         if self._height and self._width:
             self.size = self._height, self._width
-        elif side := _side(self._numbers or 0):
-            self.size = side, side
+        elif n := self._numbers:  # that of a square, in grey or colour
+            sides = {channels: math.isqrt(n // channels) for channels in (1, 3)}
+            self.size = next(((side, side) for channels, side in sides.items() if side**2 * channels == n), None)
         self._input, self._fixed = entry.name, "n" in declared
         self._output = _output(who, self._session.get_outputs(), output, classes)
         content = " ".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
         grey = [v.ravel().tolist() for v in (self._mean, self._deviation)]
         identity = f"onnx {content} {classes} {grey} {self._layout or 'nchw'} {self._kind} {reading.text}"
-        more = {"colours": colours.replace("rgb", ""), "inputs": self._given, "output": output}
-        identity = " ".join([identity, *(f"{name} {value}" for name, value in more.items() if value)])
+        for name, value in (("colours", colours.replace("rgb", "")), ("inputs", self._given), ("output", output)):
+            identity += f" {name} {value}" if value else ""
         super().__init__(who, identity, reading, declared.get("n", batch))
 
     def _pictures(self, who: str) -> Any:
@@ -95,9 +91,8 @@ class OnnxClassifier(BlackBox):
             raise DataError(f"{who} takes no pictures: export it with an input of n x 3 x height x width.")
         pictures = max(shaped, key=lambda entry: len(entry.shape or ()))
         if others := [entry.name for entry in free if entry is not pictures]:
-            raise DataError(
-                f"{who} takes '{others[0]}' beside pictures: set `inputs` to what it is in use, such as {{{others[0]}: 1.0}}."
-            )
+            remedy = f"set `inputs` to what it is in use, such as {{{others[0]}: 1.0}}"
+            raise DataError(f"{who} takes '{others[0]}' beside pictures: {remedy}.")
         if KINDS.get(pictures.type, "bool") == "bool":
             raise DataError(f"{who} takes {pictures.type}: export it with an input of float32.")
         self._others = [entries[name] for name in self._given]
@@ -112,7 +107,7 @@ class OnnxClassifier(BlackBox):
             raise DataError(f"{self._who} takes pictures of {size}: resize them (`pixels`: {list(wanted)}).")
         missing = self.batch - len(pictures) if self._fixed else 0
         entry = self._arranged(np.pad(pictures, [(0, missing), (0, 0), (0, 0), (0, 0)], mode="edge"))
-        answer: Any = None
+        answer: Any
         answer, why = self._run(entry) if self.batch > 1 or len(entry) == 1 else (None, "one at a time")
         if why and len(entry) > 1 and not self._fixed:
             answer = []
@@ -148,13 +143,11 @@ class OnnxClassifier(BlackBox):
         entry: NDArray[Any] = pictures
         height, width = pictures.shape[2:]
         channels = self._channels or (1 if self._colours == "grey" else 3)
-        if self._numbers and self._numbers not in (height * width, 3 * height * width):
-            raise DataError(
-                f"{self._who} takes {self._numbers} numbers a picture, not {height} x {width} pixels in one or three colours: "
-                "set `pixels` to what they were flattened from."
-            )
         if self._numbers:
-            channels = self._numbers // (height * width)
+            channels, rest = divmod(self._numbers, height * width)
+            if rest or channels not in (1, 3):
+                taken = f"{self._numbers} numbers a picture, not {height} x {width} pixels in one or three colours"
+                raise DataError(f"{self._who} takes {taken}: set `pixels` to what they were flattened from.")
         if channels == 3 and self._colours == "grey":
             raise DataError(f"{self._who} takes three colours: set `colours` to 'rgb' or 'bgr'.")
         if channels == 3 and self._rank == 2 and not self._layout:
@@ -162,7 +155,8 @@ class OnnxClassifier(BlackBox):
         if channels == 1:
             note = f"{self._who} takes grey pictures: it was asked with those, as ITU-R 601 weighs the colours."
             self.notes += [note] if self._colours != "grey" and note not in self.notes else []
-            entry = ((np.tensordot(LUMA, pictures.astype(np.int64), (0, 1)) + 32768) >> 16).astype(np.uint8)[:, None]
+            coloured = (Image.fromarray(picture) for picture in pictures.transpose(0, 2, 3, 1))
+            entry = np.stack([np.asarray(picture.convert("L")) for picture in coloured])[:, None]
             if max(self._mean.size, self._deviation.size) > 1:
                 raise DataError(f"{self._who} takes grey pictures: set `mean` and `deviation` to one number each.")
         elif self._colours == "bgr":
@@ -187,12 +181,6 @@ def _axes(who: str, shape: list[Any], layout: str) -> tuple[str, str]:
         remedy = "set `layout` to the other one" if fitting else "export it for 3 channels, or for 1, which is grey"
         raise DataError(f"{who} takes {n} colour channels in the layout {layout}: {remedy}.")
     return layout, layout
-
-
-def _side(numbers: int) -> int:
-    """Height = width of a square picture of so many numbers, in colour or grey; 0 where there is none."""
-    sides = [math.isqrt(numbers // channels) for channels in (1, 3)]
-    return next((side for side, channels in zip(sides, (1, 3), strict=True) if side * side * channels == numbers), 0)
 
 
 def _output(who: str, outputs: list[Any], wanted: str, classes: int) -> str:

@@ -123,7 +123,7 @@ def remedies(classifier: TorchClassifier, known: Split, source: Split, split: Sp
     own, x, clean = (torch.as_tensor(part.images) for part in (known, split, source))
     y = split.labels.numpy()
     down, right = displaced(own, clean)
-    matched = baselines.match_channels(x, *(baselines.ChannelStatistics.of(part) for part in (own, clean)))
+    matched = baselines.match_channels(x, *(baselines.channel_levels(part) for part in (own, clean)))
     difference = baselines.mean_picture(clean) - baselines.mean_picture(own)
     mean = best_gain(difference, lambda n: classifier.scores(n.apply(own)), known.labels.numpy())
     moved = offsets(classifier.scores(own), known.labels)

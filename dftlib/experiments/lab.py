@@ -311,7 +311,7 @@ class Lab:
 
     def _scores(self, cell: Cell, found: Perturbation) -> dict[str, Tensor]:
         model, (fit, val, test), source = self.model(cell), self.splits(cell), self.source(cell)
-        own, wanted = (baselines.ChannelStatistics.of(split.images) for split in (fit, source))
+        own, wanted = (baselines.channel_levels(split.images) for split in (fit, source))
         mean = self._mean_picture(model, fit, baselines.mean_picture(source.images), cell.seed)
         images = test.images
         rounded = found.apply_uint8(images, self.device).cpu()

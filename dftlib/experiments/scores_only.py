@@ -24,7 +24,6 @@ from dftlib.metrics.comparison import compare
 from dftlib.models import backbones
 from dftlib.models.dlib_files import DlibGender
 from dftlib.perturbation import baselines, from_scores
-from dftlib.perturbation.baselines import ChannelStatistics
 from dftlib.perturbation.perturbation import Perturbation
 from dftlib.progress import tqdm
 
@@ -143,7 +142,7 @@ def remedies(lab: Lab, cell: Cell) -> dict[str, Tensor]:
 
     def make() -> dict[str, Tensor]:
         (fit, _, test), box = seen.splits(cell), black_box()
-        own, wanted = (ChannelStatistics.of(split.images) for split in (fit, seen.source(cell)))
+        own, wanted = (baselines.channel_levels(split.images) for split in (fit, seen.source(cell)))
         plain = {"train": fit.images, "before": test.images}
         coloured = {f"{name}_colour": baselines.match_channels(images, own, wanted) for name, images in plain.items()}
         shown = {**plain, **coloured, "unaligned": loose.of_cell(cell, test.rows).images}

@@ -19,6 +19,12 @@ def wilson(correct: Bools) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def in_percent(name: str, right: Bools) -> dict[str, float]:
+    """The share of `right`, percent, with its Wilson interval, `_lo` and `_hi`; nan where there is nothing to share."""
+    shares = (right.mean(), *wilson(right)) if len(right) else (np.nan, np.nan, np.nan)
+    return {f"{name}{end}": 100 * float(share) for end, share in zip(("", "_lo", "_hi"), shares, strict=True)}
+
+
 def mcnemar(before: Bools, after: Bools) -> float:
     """Exact two-sided McNemar p of two classifiers' correctness on the same pictures (1 when they never differ)."""
     gained, lost = int((~before & after).sum()), int((before & ~after).sum())
@@ -44,11 +50,6 @@ def interval(statistic: Floats) -> tuple[float, float]:
 def share(right: NDArray[Any], drawn: Floats) -> Floats:
     """Mean of `right`, n values, in each draw."""
     return cast(Floats, drawn @ right / drawn.sum(1))
-
-
-def gain(better: Bools, worse: Bools, drawn: Floats) -> Floats:
-    """How far one accuracy is above another on the same pictures, in each draw."""
-    return share(better.astype(float) - worse, drawn)
 
 
 def balanced_share(right: Bools, labels: NDArray[np.int64], drawn: Floats) -> Floats:

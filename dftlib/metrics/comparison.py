@@ -1,6 +1,6 @@
 """Before against after on the same images: one comparison for every table, and for the advice that follows from it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -48,7 +48,7 @@ class Comparison:
     def over(self, name: str, what: str = "after") -> dict[str, float]:
         """By how many points `what` is ahead of `name`: '' the difference, '_lo' and '_hi' its interval."""
         better, worse = self.right[what], self.right[name]
-        low, high = classification.interval(classification.gain(better, worse, self.drawn))
+        low, high = classification.interval(classification.share(better.astype(float) - worse, self.drawn))
         return {"": 100 * float(better.mean() - worse.mean()), "_lo": 100 * low, "_hi": 100 * high}
 
     @cached_property
@@ -99,52 +99,43 @@ class Comparison:
         return max(simple.items(), key=lambda pair: pair[1])
 
     def evidence(self) -> dict[str, Any]:
-        """What a card says of a perturbation on these images, JSON-able: `row` and the number of images, the best simple remedy,
-        and accuracies of each group and class.
-        """
-        groups = {name: where for name, where in self.everyone.items() if where.any()}
-        each = {name: {"images": int(where.sum()), **self.of(where).row()} for name, where in groups.items()}
+        """What a card says of a perturbation on these images, JSON-able: `row`, of each group and class too, `simplest`."""
+        there = {name: self.of(where) for name, where in self.everyone.items() if where.any()}
+        each = {name: {"images": len(own.labels), **own.row()} for name, own in there.items()}
         remedy, best = self.simplest
         return {"images": len(self.labels), **self.row(), "remedy": remedy, "remedy_accuracy": best, "groups": each}
 
     def row(self) -> dict[str, float]:
         """`before`, `after` and `rise` with `_lo` and `_hi` (percent), `gained` and `lost` images, and McNemar's exact p."""
         before, after = self.right["before"], self.right["after"]
-        row: dict[str, float] = {}
-        for name in ("before", "after"):
-            ends = classification.wilson(self.right[name])
-            row |= {name: self.accuracy(name), f"{name}_lo": 100 * ends[0], f"{name}_hi": 100 * ends[1]}
-        row |= {f"rise{end}": value for end, value in self.rise.items()}
+        shares = classification.in_percent("before", before) | classification.in_percent("after", after)
+        rise = {f"rise{end}": value for end, value in self.rise.items()}
         gained, lost = int((~before & after).sum()), int((before & ~after).sum())
-        return row | {"gained": gained, "lost": lost, "mcnemar_p": classification.mcnemar(before, after)}
+        return {**shares, **rise, "gained": gained, "lost": lost, "mcnemar_p": classification.mcnemar(before, after)}
 
     def balanced(self) -> dict[str, float]:
         """Balanced accuracy before and after in percent, and the interval of its rise."""
-        each, one = {}, np.ones((1, len(self.labels)))
-        row = {}
-        for name in ("before", "after"):
-            each[name] = classification.balanced_share(self.right[name], self.labels, self.drawn)
-            row[f"balanced_{name}"] = 100 * float(classification.balanced_share(self.right[name], self.labels, one)[0])
-        low, high = classification.interval(each["after"] - each["before"])
-        return row | {"balanced_rise_lo": 100 * low, "balanced_rise_hi": 100 * high}
+        return self._measured("balanced", classification.balanced_share, self.right, 100)
 
     def areas(self) -> dict[str, float]:
         """Areas under the ROC curve before and after, in [0, 1], and the interval of their rise; two classes only."""
-        each, one, row = {}, np.ones((1, len(self.labels))), {}
-        for name in ("before", "after"):
-            each[name] = classification.area(self.scores[name], self.labels, self.drawn)
-            row[f"auc_{name}"] = float(classification.area(self.scores[name], self.labels, one)[0])
-        low, high = classification.interval(each["after"] - each["before"])
-        return row | {"auc_rise_lo": low, "auc_rise_hi": high}
+        return self._measured("auc", classification.area, self.scores, 1)
+
+    def _measured(
+        self, name: str, statistic: Callable[..., Floats], given: Mapping[str, NDArray[Any]], unit: int
+    ) -> dict[str, float]:
+        """A statistic of what is given before and after, times `unit`, and the interval of its rise."""
+        one, stages = np.ones((1, len(self.labels))), ("before", "after")
+        row = {f"{name}_{stage}": unit * float(statistic(given[stage], self.labels, one)[0]) for stage in stages}
+        before, after = (statistic(given[stage], self.labels, self.drawn) for stage in stages)
+        low, high = classification.interval(after - before)
+        return row | {f"{name}_rise_lo": unit * low, f"{name}_rise_hi": unit * high}
 
 
 def compare(
-    before: Answers,
-    after: Answers,
-    split: Split,
-    baselines: Mapping[str, Answers] | None = None,
-    groups: Mapping[str, Bools] | None = None,
-) -> Comparison:
+    before: Answers, after: Answers, split: Split,
+    baselines: Mapping[str, Answers] | None = None, groups: Mapping[str, Bools] | None = None,
+) -> Comparison:  # fmt: skip
     """What became of the images of a split: answers before, after, and under each baseline.
 
     Each is scores n x classes (the highest counts), or n bools that say which images are right. `groups` are n bools each: people

@@ -1,7 +1,6 @@
 """What a perturbation must beat: cheaper changes of the images, and changes of N that should do nothing."""
 
 import io
-from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -11,39 +10,27 @@ from torch import Tensor
 
 from dftlib import seeds
 from dftlib.images import Pictures, batches
-from dftlib.metrics.classification import Floats
 from dftlib.perturbation.perturbation import Perturbation
 
-
-@dataclass(frozen=True)
-class ChannelStatistics:
-    """Mean and standard deviation of each channel over a set of images, C values each, in grey levels."""
-
-    mean: Floats
-    deviation: Floats
-
-    @staticmethod
-    def of(images: Pictures) -> "ChannelStatistics":
-        mean, square = np.zeros(images.shape[1]), np.zeros(images.shape[1])
-        for batch in batches(images):
-            part = _tensor(batch).cpu().numpy().astype(np.float64)
-            mean += part.sum((0, 2, 3))
-            square += np.square(part).sum((0, 2, 3))
-        count = len(images) * images.shape[2] * images.shape[3]
-        mean /= count
-        return ChannelStatistics(mean, np.sqrt(square / count - mean**2))
+Levels = tuple[Tensor, Tensor]  # mean and standard deviation of each channel, float64 C each, in grey levels
 
 
-def match_channels(images: Pictures, own: ChannelStatistics, wanted: ChannelStatistics) -> Tensor:
+def channel_levels(images: Pictures) -> Levels:
+    """Mean and standard deviation of each channel over images uint8 n x C x H x W."""
+    parts = (_tensor(batch).cpu().double() for batch in batches(images))
+    total = sum(torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))]) for x in parts)
+    mean, square = cast(Tensor, total) / (len(images) * images.shape[2] * images.shape[3])
+    return mean, (square - mean**2).sqrt()
+
+
+def match_channels(images: Pictures, own: Levels, wanted: Levels) -> Tensor:
     """The colour control: images uint8 n x C x H x W given the `wanted` mean and std of each channel, uint8, where they are."""
-    gain = torch.from_numpy(wanted.deviation / np.maximum(own.deviation, 1e-9)).float().view(1, -1, 1, 1)
-    centre, target = (torch.from_numpy(s.mean).float().view(1, -1, 1, 1) for s in (own, wanted))
-
-    def matched(batch: Tensor) -> Tensor:
-        a, b, c = (number.to(batch.device) for number in (centre, gain, target))
-        return ((batch.float() - a) * b + c).round().clamp(0, 255).to(torch.uint8)
-
-    return torch.cat([matched(_tensor(batch)) for batch in batches(images)])
+    numbers = torch.stack([own[0], wanted[1] / own[1].clamp_min(1e-9), wanted[0]]).float()[:, None, :, None, None]
+    made = []
+    for batch in map(_tensor, batches(images)):
+        centre, gain, target = numbers.to(batch.device)
+        made.append(((batch.float() - centre) * gain + target).round().clamp(0, 255).to(torch.uint8))
+    return torch.cat(made)
 
 
 def mean_picture(images: Pictures) -> Tensor:

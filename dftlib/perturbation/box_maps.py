@@ -6,6 +6,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from dftlib.errors import DataError
+
 
 def printed(images: Tensor, n: Tensor) -> Tensor:
     """Z = (tanh(X + N) + 1) / 2, equation 5 as printed. At N = 0 it maps [0, 1] to [0.50, 0.88]."""
@@ -60,4 +62,11 @@ def clip(images: Tensor, n: Tensor) -> Tensor:
     return (images + n).clamp(0, 1)
 
 
-BOXES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"atanh": atanh, "printed": printed, "clip": clip}
+BoxMap = Callable[[Tensor, Tensor], Tensor]  # images n x C x H x W and N, to Z
+BOXES: dict[str, BoxMap] = {"atanh": atanh, "printed": printed, "clip": clip}
+
+
+def require_box(name: str) -> None:
+    """Raises `DataError` for an unknown box map."""
+    if name not in BOXES:
+        raise DataError(f"There is no box map '{name}': choose one of {', '.join(BOXES)}.")

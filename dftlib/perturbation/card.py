@@ -14,7 +14,7 @@ Of `about` the card reads, where they are there (accuracies in percent, JSON-abl
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -65,90 +65,72 @@ def distortion(images: Pictures, after: Pictures) -> dict[str, float]:
 
 def shares(images: int, before: float, after: float) -> dict[str, float]:
     """Of so many validation images the shares, in [0, 1], that are right before and after, as `Comparison.row` says them."""
-    from dftlib.metrics import classification  # scipy's statistics take long to import, and who only applies N needs none
+    from dftlib.metrics.classification import in_percent  # scipy's statistics take long to import: not for who only applies N
 
-    said: dict[str, float] = {"images": images}
-    for name, share in (("before", before), ("after", after)):
-        low, high = classification.wilson(np.arange(images) < round(share * images))
-        said |= {name: 100 * share, f"{name}_lo": 100 * low, f"{name}_hi": 100 * high}
-    return said
+    first, last = (np.arange(images) < round(share * images) for share in (before, after))
+    return {"images": images, **in_percent("before", first), **in_percent("after", last)}
 
 
 def head(about: Mapping[str, Any]) -> list[str]:
     """The first lines: whether N is recommended, what it was fitted on, and for which classifier."""
+    lines, fitted = [], ""
     with suppress(*UNREADABLE):
-        return list(_head(about))
+        if "recommended" in about:
+            why = f"Not recommended: leave the images as they are. {about.get('why_not', '')}".strip()
+            lines.append("Recommended: add it to the images." if about["recommended"] else why)
+        if on := about.get("fitted_on"):
+            names = on.get("classes") or [f"class {k}" for k in range(len(on["per_class"]))]
+            each = ", ".join(f"{count:,} of {name}" for name, count in zip(names, on["per_class"], strict=False))
+            fitted += f" {on['images']:,} images ({each})"
+        if data := about.get("data"):
+            fitted += f" of '{data['name']}'" + "".join(f", {key} {data[key]}" for key in ("split", "content") if key in data)
+        if fitted:
+            lines.append(f"Fitted on:{fitted}.")
+        if isinstance(padding := about.get("aligned"), float):
+            lines.append(f"Added to: faces that dlib finds and aligns by five landmarks, with {100 * padding:.0f} % around.")
+        if who := about.get("classifier"):
+            lines.append(f"For: {who}.")
+        return lines
     return []
-
-
-def _head(about: Mapping[str, Any]) -> Iterator[str]:
-    if "recommended" in about:
-        why = f"Not recommended: leave the images as they are. {about.get('why_not', '')}".strip()
-        yield "Recommended: add it to the images." if about["recommended"] else why
-    parts = []
-    if on := about.get("fitted_on"):
-        names = on.get("classes") or [f"class {k}" for k in range(len(on["per_class"]))]
-        each = ", ".join(f"{count:,} of {name}" for name, count in zip(names, on["per_class"], strict=False))
-        parts.append(f"{on['images']:,} images ({each})")
-    if data := about.get("data"):
-        parts.append(f"of '{data['name']}'" + "".join(f", {key} {data[key]}" for key in ("split", "content") if key in data))
-    if parts:
-        yield f"Fitted on: {' '.join(parts)}."
-    if isinstance(padding := about.get("aligned"), float):
-        yield f"Added to: faces that dlib finds and aligns by five landmarks, with {100 * padding:.0f} % around."
-    if who := about.get("classifier"):
-        yield f"For: {who}."
 
 
 def far(seen: Sequence[Mapping[str, list[float]]], about: Mapping[str, Any]) -> str:
     """Of the `levels` of each of some pictures: a sentence where they are far from those the fit had; else empty."""
     with suppress(*UNREADABLE):
-        return _far(seen, about["fitted_on"]) if len(seen) >= FEW else ""
+        if len(seen) < FEW:
+            return ""
+        mean, std = (np.array([one[name] for one in seen]) for name in ("mean", "std"))
+        own, wanted = {"mean": mean.mean(0)}, {name: np.array(about["fitted_on"][name]) for name in ("mean", "std")}
+        own["std"] = np.sqrt((std**2 + mean**2).mean(0) - own["mean"] ** 2)
+        apart = np.abs(own["mean"] - wanted["mean"]) / np.maximum(wanted["std"], 1 / 255)
+        ratio = np.maximum(own["std"], 1 / 255) / np.maximum(wanted["std"], 1 / 255)
+        if apart.max() > FAR or np.maximum(ratio, 1 / ratio).max() > SPREAD:
+            pairs = (zip(255 * side["mean"], 255 * side["std"], strict=True) for side in (own, wanted))
+            there, fitted = (", ".join(f"{m:.0f} ± {s:.0f}" for m, s in pair) for pair in pairs)
+            return (
+                f"These pictures are far from those that the perturbation was fitted on (grey levels of their channels: {there}; "
+                f"there: {fitted}), and it may do harm: try it on some whose class is known first."
+            )
     return ""
-
-
-def _far(seen: Sequence[Mapping[str, list[float]]], fitted_on: Mapping[str, Any]) -> str:
-    mean, std = (np.array([one[name] for one in seen]) for name in ("mean", "std"))
-    own, wanted = {"mean": mean.mean(0)}, {name: np.array(fitted_on[name]) for name in ("mean", "std")}
-    own["std"] = np.sqrt((std**2 + mean**2).mean(0) - own["mean"] ** 2)
-    apart = np.abs(own["mean"] - wanted["mean"]) / np.maximum(wanted["std"], 1 / 255)
-    ratio = np.maximum(own["std"], 1 / 255) / np.maximum(wanted["std"], 1 / 255)
-    if apart.max() <= FAR and np.maximum(ratio, 1 / ratio).max() <= SPREAD:
-        return ""
-    pairs = (zip(255 * side["mean"], 255 * side["std"], strict=True) for side in (own, wanted))
-    there, fitted = (", ".join(f"{m:.0f} ± {s:.0f}" for m, s in pair) for pair in pairs)
-    return (
-        f"These pictures are far from those that the perturbation was fitted on (grey levels of their channels: {there}; there: "
-        f"{fitted}), and it may do harm: try it on some whose class is known first."
-    )
 
 
 def card(shape: tuple[int, ...], box: str, about: Mapping[str, Any]) -> str:
     """Markdown: `head`, then a line a fact."""
     lines = [*head(about), f"Shape: {' x '.join(map(str, shape))} (C x H x W), added by the box map '{box}'."]
     with suppress(*UNREADABLE):
-        lines += _facts(about)
+        if "psnr" in about:
+            lines.append(f"It leaves {about['psnr']:.1f} dB (PSNR, mean).")
+        classes = {f"class {k}": name for k, name in enumerate(about.get("fitted_on", {}).get("classes", []))}
+        for name, what in (("validation", "validation images, which decided"), ("test", "test images, which had no part in it")):
+            if said := about.get(name):
+                lines.append(f"Of {said['images']:,} {what}: {_change(said)}")
+                if "remedy" in said:
+                    lines.append(f"The best simple remedy there, {said['remedy']}: {said['remedy_accuracy']:.1f} % right.")
+                for group, own in said.get("groups", {}).items():
+                    lines.append(f"Of the {own['images']:,} of {classes.get(group, group)}: {_change(own)}")
+        if licence := about.get("data", {}).get("licence"):
+            lines.append(f"Licence of the data: {licence}")
     return "\n".join(["# Perturbation", "", *(f"- {' '.join(line.split())}" for line in lines), ""])
-
-
-def _facts(about: Mapping[str, Any]) -> Iterator[str]:
-    if "psnr" in about:
-        yield f"It leaves {about['psnr']:.1f} dB (PSNR, mean)."
-    classes = {f"class {k}": name for k, name in enumerate(about.get("fitted_on", {}).get("classes", []))}
-    for name, what in (("validation", "validation images, which decided"), ("test", "test images, which had no part in it")):
-        yield from _measured(about.get(name, {}), what, classes)
-    if licence := about.get("data", {}).get("licence"):
-        yield f"Licence of the data: {licence}"
-
-
-def _measured(said: Mapping[str, Any], what: str, classes: Mapping[str, str]) -> Iterator[str]:
-    if not said:
-        return
-    yield f"Of {said['images']:,} {what}: {_change(said)}"
-    if "remedy" in said:
-        yield f"The best simple remedy there, {said['remedy']}: {said['remedy_accuracy']:.1f} % right."
-    for name, own in said.get("groups", {}).items():
-        yield f"Of the {own['images']:,} of {classes.get(name, name)}: {_change(own)}"
 
 
 def _change(said: Mapping[str, Any]) -> str:

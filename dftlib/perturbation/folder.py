@@ -62,8 +62,7 @@ def perturb_folder(path: Path, source: Path, out: Path) -> list[str]:
         print(line)
     size, padding = (perturbation.n.shape[2], perturbation.n.shape[1]), perturbation.about.get("aligned")
     seen: list[dict[str, list[float]]] = []
-    # torch has threads of its own, and needs 20 times the memory of a photo; and one line is noted at a time
-    one_at_a_time, noting = Lock(), Lock()
+    one_at_a_time = Lock()  # torch has threads of its own, and needs 20 times the memory of a photo
 
     def work(file: str) -> str:
         target = out / f"{file}.png"
@@ -76,9 +75,8 @@ def perturb_folder(path: Path, source: Path, out: Path) -> list[str]:
             return str(error) if isinstance(error, DataError) else f"{source / file} can't be read ({error.strerror})."
         if isinstance(padding, float):
             if (face := align.face(np.asarray(read), size[0], padding)) is None:
-                return (
-                    f"{source / file} shows no face that dlib's detector finds: leave it out, or cut it closer around the face."
-                )
+                remedy = "leave it out, or cut it closer around the face"
+                return f"{source / file} shows no face that dlib's detector finds: {remedy}."
             read = Image.fromarray(face)
         if read.size != size and not perturbation.about.get("resized"):
             found, wanted = (" x ".join(map(str, pixels)) for pixels in (read.size, size))
@@ -93,13 +91,12 @@ def perturb_folder(path: Path, source: Path, out: Path) -> list[str]:
             if error.errno != errno.ENAMETOOLONG:
                 raise
             return f"{source / file} has too long a name for one with .png behind it: shorten it."
-        with noting, (out / MARK).open("a", encoding="utf-8") as notes:
+        with one_at_a_time, (out / MARK).open("a", encoding="utf-8") as notes:
             notes.write(f"\n{json.dumps([file, digest])}")
         return ""
 
     with ThreadPoolExecutor() as pool:
-        said = list(tqdm(pool.map(work, pictures), total=len(pictures), desc="perturb", unit="picture"))
-    wrong = [w for w in said if w]
+        wrong = list(filter(None, tqdm(pool.map(work, pictures), total=len(pictures), desc="perturb", unit="picture")))
     skipped = [file for file in there.files if not is_picture(Path(file))]
     parts = [f"{len(pictures) - len(wrong)} of {len(pictures)} pictures are in {out}"]
     parts += [f"skipped, as no picture by their names: {named(skipped)}"] * bool(skipped)
@@ -116,15 +113,14 @@ def _claim(out: Path, digest: str) -> dict[str, str]:
         raise DataError(f"{out} is a file: name a new folder.")
     mark = out / MARK
     first, *lines = mark.read_text("utf-8", errors="replace").split("\n") if mark.is_file() else [""]
-    if first.strip() == digest:
-        made = {}
-        for line in lines:
-            with suppress(ValueError, TypeError):  # cut, of a run that was killed
-                file, content = json.loads(line)
-                made[file] = content
-        return made
-    if out.exists() and any(out.iterdir()):
-        raise DataError(f"{out} holds files that aren't of this perturbation: name a new or empty folder.")
-    with whole(mark) as temporary:
-        temporary.write_text(digest, "utf-8")
-    return {}
+    if first.strip() != digest:
+        if out.exists() and any(out.iterdir()):
+            raise DataError(f"{out} holds files that aren't of this perturbation: name a new or empty folder.")
+        with whole(mark) as temporary:
+            temporary.write_text(digest, "utf-8")
+        return {}
+    made = {}
+    for line in lines:
+        with suppress(ValueError, TypeError):  # cut, of a run that was killed
+            file, made[file] = json.loads(line)
+    return made

@@ -51,7 +51,7 @@ def statistics(problem: Problem) -> Iterator[Tensor]:
 def one_pass(problem: Problem) -> Iterator[Tensor]:
     """Asks each image once as it is, fits a surrogate to the answers, and a free N to the surrogate."""
     model = Surrogate(problem)
-    model.ask(_once(problem), problem.nothing())
+    _ask_once(model)
     model.learn(20, 0.003)
     yield model.fitted(problem.nothing(*problem.images.shape[2:]), 150)
 
@@ -60,14 +60,15 @@ def encoder(problem: Problem) -> Iterator[Tensor]:
     """Asks each image once as it is, fits one layer on a known network to the answers, and N through both (AReS, 2026)."""
     assert problem.encoder is not None
     model = Encoded(problem, problem.encoder)
-    model.ask(_once(problem), problem.nothing())
+    _ask_once(model)
     model.learn()
     yield model.fitted(problem.nothing(), 150)
 
 
-def _once(problem: Problem) -> Tensor:
-    """Rows of the images in random order, as many as can be asked."""
-    return torch.randperm(len(problem), generator=problem.draw)[: problem.meter.left]
+def _ask_once(model: Imitation) -> None:
+    """Asks the images as they are, in random order, as many as can be asked."""
+    rows = torch.randperm(len(model.problem), generator=model.problem.draw)
+    model.ask(rows[: model.problem.meter.left], model.problem.nothing())
 
 
 def _ask_around(model: Imitation, rows: Tensor, c: Tensor) -> None:
@@ -152,11 +153,12 @@ LEARNERS: dict[str, Learner] = {
 
 def key(learner: str, query_budget: int, min_psnr: float, mirror: bool = True) -> dict[str, object]:
     """All numbers that decide what `fit_black_box` finds, JSON-able, but for the seed, the images and the classifier."""
-    asked = {"learner": learner, "budget": query_budget, "min_psnr": min_psnr, "first": FIRST, "again": AGAIN, "grid": GRID}
-    checks = {"checked": (CHECKED, ENOUGH), "repeated": REPEATED, "probe": PROBE, "limit": LIMIT, "batch": BATCH}
-    known = {"encoder": (ENCODED, RIDGE)}
-    steps = {"basis": "cosines", "mirror": mirror, "spsa": (WAYS, NUDGE, RATE, DOUBT), "around": AROUND}
-    return {**asked, **checks, **known, **steps, "gradient": gradient.key(Settings(min_psnr=min_psnr, mirror=mirror))}
+    return {
+        "learner": learner, "budget": query_budget, "min_psnr": min_psnr, "mirror": mirror, "first": FIRST, "again": AGAIN,
+        "grid": GRID, "checked": (CHECKED, ENOUGH), "repeated": REPEATED, "probe": PROBE, "limit": LIMIT, "batch": BATCH,
+        "encoder": (ENCODED, RIDGE), "basis": "cosines", "spsa": (WAYS, NUDGE, RATE, DOUBT), "around": AROUND,
+        "gradient": gradient.key(Settings(min_psnr=min_psnr, mirror=mirror)),
+    }  # fmt: skip
 
 
 def fit_black_box(
@@ -170,17 +172,15 @@ def fit_black_box(
     images n x 3 x H x W (uint8), labels n (class indices), the same for validation; `val_subjects` the person on each (for the
     interval). Of the query budget a sixth, and no more than `ENOUGH` images, is kept for validation images as they are and with
     N. Where the classes depend on left and right, say `mirror=False`: else N is its own mirror image, half as many numbers to
-    find. `reference` and `encoder` are what the learners of these names need: images whose colours the classifier knows, and
-    a network whose features it may share. Answers are kept in the SQLite file `query_log`: a killed fit, called again, sends only
-    what is new, and ends as if it had not been killed. A surrogate is trained on `device`; a TorchClassifier stays where it is.
-    `about` of the result holds how it was found: `used` images of the budget, `unsteady` (the largest difference between two
-    answers to one image), `rounds` (images used after each), `mirror`, and on the validation images asked `val_before` and
-    `val_after`, the rise's 95 % interval `val_rise_lo` and `val_rise_hi`, in percent, and `recommended` (`Comparison.why_not`).
-    Where the log holds answers, a few of those images are asked anew first, beyond the budget (`Meter.require_same`). Validation
-    images without an answer have no part in what `about` says; those that N leaves without one count as wrong.
+    find. `reference` (images whose colours the classifier knows) and `encoder` (a network whose features it may share) are what
+    the learners 'statistics' and 'encoder' need. Answers are kept in the SQLite file `query_log`: a killed fit, called again,
+    sends only what is new, and ends as if it had not been killed; beyond the budget it asks a few images anew
+    (`Meter.require_same`). A surrogate is trained on `device`; a TorchClassifier stays where it is.
+    `about` of the result holds `used` images of the budget, `unsteady` (the largest difference between two answers to one image),
+    `rounds` (images used after each), and of the validation images that were answered `val_before` and `val_after`, the rise's
+    95 % interval `val_rise_lo` and `val_rise_hi`, in percent, and `recommended`; those that N leaves unanswered count as wrong.
     Raises `DataError` for an unknown learner, a budget too small for it, a classifier that isn't the one in the log, and
-    whatever the classifier and the log raise; `ClassOrderError`, after the first validation images, where the answers are right
-    so seldom that the classes must stand in another order.
+    whatever the classifier and the log raise; `ClassOrderError` where the classes must stand in another order.
     """
     if isinstance(classifier, TorchClassifier):
         how = Settings(min_psnr=min_psnr, mirror=mirror)
@@ -188,10 +188,9 @@ def fit_black_box(
     labels, val_labels = (class_indices(given) for given in (labels, val_labels))
     if learner not in LEARNERS:
         raise DataError(f"There is no learner '{learner}': choose one of {', '.join(LEARNERS)}.")
-    if learner == "statistics" and reference is None:
-        raise DataError("The learner 'statistics' needs reference images: give `reference`, or choose another learner.")
-    if learner == "encoder" and encoder is None:
-        raise DataError("The learner 'encoder' needs a known network: give `encoder`, or choose another learner.")
+    for name, given, what in (("statistics", reference, "reference images"), ("encoder", encoder, "a known network")):
+        if learner == name and given is None:
+            raise DataError(f"The learner '{name}' needs {what}: give it as an argument, or choose another learner.")
     if query_log is None:
         raise DataError("Asking costs: name a file as `query_log`, so that no answer is paid for twice.")
     if len(labels.unique()) < 2:
@@ -216,10 +215,15 @@ def fit_black_box(
     before, checked = before[there], Split(val_images, checked.labels[there], checked.subjects[there], rows[there])
     require_order(before.argmax(1).numpy(), checked.labels.numpy(), classifier.classes)
     problem = Problem(meter, images, labels, min_psnr, draw, reference, device, mirror, encoder)
-    c, rounds = _asked(problem, LEARNERS[learner], len(rows))
+    c, rounds = problem.nothing(), list[int]()
+    meter.budget -= len(rows)  # kept for the validation images with N
+    with suppress(BudgetSpentError):
+        for c in LEARNERS[learner](problem):  # noqa: B007 the last one counts
+            rounds.append(meter.used)
+    meter.budget += len(rows)
     if not rounds:
         raise DataError(f"A query budget of {query_budget} doesn't reach the first round of '{learner}': raise it.")
-    found = Perturbation(problem.enlarged(c)[0])
+    found = Perturbation(problem.enlarged(problem.limited(c).detach())[0])
     after = counted_wrong(meter.scores(found.apply_uint8(checked.images)), checked.labels)
     check = compare(before, after, checked)
     meter.close()
@@ -232,14 +236,3 @@ def fit_black_box(
         "classifier": classifier.identity, **card.distortion(images[:PROBE], found.apply_uint8(images[:PROBE])),
     }  # fmt: skip
     return found.with_about(about)
-
-
-def _asked(problem: Problem, learner: Learner, kept: int) -> tuple[Tensor, list[int]]:
-    """The last coefficients that the learner found, and how many images were used each round; `kept` of the budget are left."""
-    meter, c, rounds = problem.meter, problem.nothing(), list[int]()
-    meter.budget -= kept
-    with suppress(BudgetSpentError):
-        for c in learner(problem):  # noqa: B007 the last one counts
-            rounds.append(meter.used)
-    meter.budget += kept
-    return problem.limited(c).detach(), rounds

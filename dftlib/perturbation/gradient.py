@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from dftlib.datasets.base import Labels, class_indices, require_known
 from dftlib.errors import DataError
 from dftlib.images import Pictures, batches, require_range, to_float
 from dftlib.perturbation import card
-from dftlib.perturbation.box_maps import BOXES
+from dftlib.perturbation.box_maps import BOXES, BoxMap, require_box
 from dftlib.perturbation.perturbation import Perturbation
 from dftlib.progress import tqdm
 
@@ -28,8 +28,6 @@ POOL = 512  # fitting images on which the limit on the distortion is measured
 PROBED = 10  # steps from one measurement of it to the next
 MARGINS = 250  # fitting images whose margins set the temperature
 ROUNDS = 4  # into which `Settings.steps` are divided
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,18 +59,14 @@ class Settings:
         return cls(**{**printed, **changes})
 
     def __post_init__(self) -> None:
-        if self.box not in BOXES:
-            raise DataError(f"There is no box map '{self.box}': choose one of {', '.join(BOXES)}.")
-        for name in ("batch_size", "inner_steps", "epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise DataError(f"Parameter '{name}' must be 1 or more, not {getattr(self, name)}.")
-        for name in ("temperature", "steps"):
-            if getattr(self, name) < 0:
-                raise DataError(f"Parameter '{name}' must be 0 or more, not {getattr(self, name)}.")
-        if self.distance not in ("mean", "sum"):
-            raise DataError(f"There is no distance '{self.distance}': choose 'mean' or 'sum'.")
-        if self.optimiser not in ("adam", "steepest"):
-            raise DataError(f"There is no optimiser '{self.optimiser}': choose 'adam' or 'steepest'.")
+        require_box(self.box)
+        least = {"batch_size": 1, "inner_steps": 1, "epochs": 1, "patience": 1, "temperature": 0, "steps": 0}
+        for name, lowest in least.items():
+            if (value := getattr(self, name)) < lowest:
+                raise DataError(f"Parameter '{name}' must be {lowest} or more, not {value}.")
+        for name, known in (("distance", ("mean", "sum")), ("optimiser", ("adam", "steepest"))):
+            if (value := getattr(self, name)) not in known:
+                raise DataError(f"There is no {name} '{value}': choose one of {', '.join(known)}.")
         if self.min_psnr and self.box == "printed":
             raise DataError("The box map 'printed' changes pictures at N = 0 already: set min_psnr to 0, or another box map.")
 
@@ -94,14 +88,11 @@ def objective(
 ) -> Tensor:
     """Equations 11 and 12: mean over images of max(0, 1 - y·P) + weight x distance, a scalar.
 
-    logits n x classes (already divided by the temperature), labels n (int64), images and z n x 3 x H x W, weights of the
-    images n. `distance` is the squared Frobenius norm of X - Z, summed over an image's pixels ('sum', as printed) or
-    averaged over them ('mean').
+    logits n x classes (already divided by the temperature), labels n (int64), images and z n x 3 x H x W, weights n. `distance`
+    is the squared Frobenius norm of X - Z, summed over an image's pixels ('sum', as printed) or averaged ('mean').
     """
     wrong = F.relu(1 - logits.softmax(1).gather(1, labels[:, None])[:, 0])
-    squared = F.mse_loss(z, images)
-    if settings.distance == "sum":
-        squared = squared * images[0].numel()
+    squared = F.mse_loss(z, images) * (images[0].numel() if settings.distance == "sum" else 1)
     return (wrong if weights is None else weights * wrong).mean() + settings.weight * squared
 
 
@@ -125,9 +116,7 @@ class Steepest(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for p in group["params"]:
-                if "mean" not in self.state[p]:
-                    self.state[p]["mean"] = torch.zeros_like(p)
-                mean = self.state[p]["mean"].lerp_(p.grad, 0.1)
+                mean = self.state[p].setdefault("mean", torch.zeros_like(p)).lerp_(p.grad, 0.1)
                 p -= group["lr"] * mean / mean.square().mean().sqrt().clamp_min(1e-20)
 
 
@@ -143,44 +132,34 @@ class Group:
     """The processes that share a fit, as torch.distributed started them; of one alone nothing is sent."""
 
     def __init__(self) -> None:
-        self.several = dist.is_initialized()
-        self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if self.several else (0, 1)
-
-    @property
-    def own(self) -> slice:
-        """Which images of a batch, of the pool and of validation are this process's."""
-        return slice(self.rank, None, self.size)
+        self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.own = slice(self.rank, None, self.size)  # which images of a batch, of the pool and of validation are this process's
 
     def summed(self, tensor: Tensor) -> Tensor:
         """The sum over the processes, in place."""
-        if self.several:
+        if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
-    def first(self, value: T) -> T:
-        """What the first process has."""
-        values = [value]
-        if self.size > 1:
-            dist.broadcast_object_list(values)
-        return values[0]
+
+Recorded = tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]  # with what it reads and writes
 
 
 class Graphed:
     """A function of tensors on a GPU, recorded once for each shape of its arguments and then replayed as one CUDA graph.
 
-    A small network's step is hundreds of kernels of microseconds each, which Python starts more slowly than a GPU works. The next
-    call overwrites what is returned. A function that can't be recorded (it looks at values on the way) is called as it is.
+    A small network's step is hundreds of kernels, which Python starts more slowly than a GPU works. The next call overwrites
+    what is returned. A function that can't be recorded (it looks at values on the way) is called as it is.
     """
 
-    def __init__(self, function: Callable[..., tuple[Tensor, ...]]) -> None:
-        self.function = function
-        self.recorded: dict[tuple[torch.Size, ...], tuple[torch.cuda.CUDAGraph, list[Tensor], tuple[Tensor, ...]] | None] = {}
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function, self.recorded = function, dict[tuple[torch.Size, ...], Recorded | None]()
 
-    def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, *given: Tensor) -> Tensor:
         shapes = tuple(tensor.shape for tensor in given)
         if shapes not in self.recorded:
             self.recorded[shapes] = self._record([tensor.clone() for tensor in given])
-        if (known := self.recorded[shapes]) is None:
+        if not (known := self.recorded[shapes]):
             return self.function(*given)
         graph, inputs, found = known
         for held, tensor in zip(inputs, given, strict=True):
@@ -188,7 +167,7 @@ class Graphed:
         graph.replay()
         return found
 
-    def _record(self, inputs: list[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], tuple[Tensor, ...]] | None:
+    def _record(self, inputs: list[Tensor]) -> Recorded | None:
         main, side = torch.cuda.current_stream(inputs[0].device), torch.cuda.Stream(inputs[0].device)
         side.wait_stream(main)
         with torch.cuda.stream(side):  # cuDNN chooses its algorithms here, which it can't while it is recorded
@@ -221,10 +200,9 @@ class Step:
         self.taken = 0  # in this round
         self.slope = Graphed(self._slope) if n.is_cuda else self._slope
 
-    def __call__(self, x: Tensor, y: Tensor, weights: Tensor | None, share: float) -> Tensor:
+    def __call__(self, x: Tensor, y: Tensor, weights: Tensor, share: float) -> Tensor:
         """Takes a step by float images n x C x H x W, a `share` of the batch; returns the loss of the whole batch."""
-        (slope,) = self.slope(x, y) if weights is None else self.slope(x, y, weights)
-        both = self.group.summed(slope * share)
+        both = self.group.summed(self.slope(x, y, weights) * share)
         self.n.grad = both[:-1].view_as(self.n)
         self.optimiser.step()
         self.schedule.step()
@@ -232,12 +210,12 @@ class Step:
         self._limit(measure=self.taken % PROBED == 1)
         return both[-1].clone()
 
-    def _slope(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor]:
+    def _slope(self, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         """The gradient of the loss to N, and the loss: one row of numbers, so that one message sends it."""
         z = self.box(x, self.n)
         loss = objective(self.classifier.logits(z) / self.temperature, y, x, z, self.settings, weights)
         (gradient,) = torch.autograd.grad(loss, self.n)
-        return (torch.cat([gradient.flatten(), loss.detach().view(1)]),)
+        return torch.cat([gradient.flatten(), loss.detach().view(1)])
 
     def end_round(self) -> None:
         self._limit(measure=True)  # of N within the limit: exact to second order
@@ -265,31 +243,20 @@ class Step:
 
 
 def fit(
-    classifier: TorchClassifier,
-    images: Pictures,
-    labels: Labels,
-    val_images: Pictures,
-    val_labels: Labels,
-    settings: Settings = Settings(),
-    seed: int = 0,
-    checkpoint: Path | None = None,
-    start: Tensor | None = None,
-) -> Perturbation:
+    classifier: TorchClassifier, images: Pictures, labels: Labels, val_images: Pictures, val_labels: Labels,
+    settings: Settings = Settings(), seed: int = 0, checkpoint: Path | None = None, start: Tensor | None = None,
+) -> Perturbation:  # fmt: skip
     """The perturbation found from N = 0 (or `start`, C x H x W), of the round best on validation; the start is one of them.
 
     images n x C x H x W (uint8, or float in [0, 1]) with labels n (class indices, of any integer type); the same for
-    validation. Images are drawn in random order, each batch for `inner_steps` steps, in rounds that end with the validation
-    images; of equals the first is kept, so N = 0 unless another is better. `checkpoint` names a file in which each finished
-    round is kept: a killed fit goes on from there, and ends as if it had not been killed. `about` of the result holds the
-    settings, the temperature, the seed, the accuracy at the start, the chosen round (0: the start) and the history of all, and
-    what `card` reads: on what and for which weights it was fitted, and accuracies of validation images before and after.
-    All is computed on the classifier's device; the result is on the CPU. Raises `DataError` for labels of one class or of
-    classes that the classifier doesn't have, and for float images outside [0, 1].
+    validation. Of rounds equally good the first is kept, so N = 0 unless another is better. `checkpoint` names a file in which
+    each finished round is kept: a killed fit goes on from there, and ends as if it had not been killed. `about` of the result
+    holds the settings, the temperature (`fitted_at`), the seed, the accuracy at the start, the chosen round (`epoch`, 0: the
+    start), the `history` of all, and what `card` reads. All is computed on the classifier's device; the result is on the CPU.
+    Raises `DataError` for labels of one class or of classes that the classifier doesn't have, and for floats outside [0, 1].
 
-    Within a torch.distributed process group each process takes its part of every batch and of the validation images, and
-    a step ends in one all-reduce of N's gradient (a limit on the distortion takes another of one number every `PROBED`
-    steps). All processes give the same images and return the same perturbation: that of a single one, but for the
-    rounding of sums.
+    Within a torch.distributed process group, whose processes all give the same images, each takes its part of every batch and of
+    the validation images. All return the same perturbation: that of a single one, but for the rounding of sums.
     """
     group, device = Group(), classifier.device
     y, val_y = class_indices(labels).to(device), class_indices(val_labels).cpu()
@@ -300,18 +267,18 @@ def fit(
     if len(y.unique()) < 2:
         raise DataError("The fitting images have one class only: a perturbation needs labelled images of each class.")
     counts = y.bincount().double()
-    weight_of = (len(y) / ((counts > 0).sum() * counts)).float() if settings.balance else None
+    weight_of = (len(y) / ((counts > 0).sum() * counts) if settings.balance else torch.ones_like(counts)).float()
     some = np.sort(seeds.rng(seed, "pool").permutation(len(images))[:POOL])
     # measured often: laid out once as `to_float` wants it
     pool = torch.as_tensor(images[some])[group.own].to(device).contiguous(memory_format=torch.channels_last)
     if group.size == 1:  # resident on the device; of several, each process moves no more than its part of a batch
         images = torch.as_tensor(np.require(images, requirements="W") if isinstance(images, np.ndarray) else images).to(device)
     n = (torch.zeros(images.shape[1:]) if start is None else start.clone())[None].to(device)
-    temperature = settings.temperature or _temperature(classifier, settings, to_float(images[some[:MARGINS]], device), n)
+    few = images[some[:MARGINS]]
+    temperature = settings.temperature or _temperature(classifier, BOXES[settings.box], to_float(few, device), n)
     rounds, draws = settings.schedule(len(images))
     steps = draws * settings.inner_steps
     step = Step(classifier, settings, n, temperature, pool, len(some), rounds * steps, group)
-
     highest = torch.tensor([len(counts) - 1, int(val_y.max())])
 
     def accuracy() -> float:
@@ -323,20 +290,24 @@ def fit(
         return group.summed(torch.tensor(right, dtype=torch.float64, device=device)).item() / len(val_y)
 
     checkpoint = None if group.rank else checkpoint  # the first process reads and writes it, for all
-    kept = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint and checkpoint.is_file() else None
-    if kept := group.first(kept):
+    held = [torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint and checkpoint.is_file() else None]
+    if group.size > 1:
+        dist.broadcast_object_list(held)
+    if kept := held[0]:
         step.load(kept)
     best: Tensor = kept["best"].to(device) if kept else n.detach().clone()
     history: list[dict[str, float]] = kept["history"] if kept else []
     reached = [kept["first"] if kept else accuracy(), *(h["val_accuracy"] for h in history)]
-    silent = group.rank > 0
-    bar = tqdm(total=rounds * steps, initial=len(history) * steps, desc="fit", unit="step", silent=silent, leave=False)
-    while len(history) < rounds and not _stalled(reached, settings.patience):
+    how: dict[str, Any] = {"desc": "fit", "unit": "step", "silent": group.rank > 0, "leave": False}
+    bar = tqdm(total=rounds * steps, initial=len(history) * steps, **how)
+    last = settings.patience  # rounds, of which one at least must be better than all before
+    while len(history) < rounds and max(reached[-last:]) > max(reached[:-last], default=-1):
         losses = []
         for x, where, share in _drawn(images, settings, draws, seeds.rng(seed, len(history)), group, device):
             known = y[where]
+            weights = weight_of[known]
             for _ in range(settings.inner_steps):
-                losses.append(step(x, known, None if weight_of is None else weight_of[known], share))
+                losses.append(step(x, known, weights, share))
                 bar.update()
         step.end_round()
         reached.append(accuracy())
@@ -352,7 +323,6 @@ def fit(
         checkpoint.unlink(missing_ok=True)
     about = {"fitted_at": temperature, "start": reached[0], "epoch": int(np.argmax(reached)), "history": history}
     about |= {"fitted_on": card.fitted_on(images, y.cpu()), "classifier": card.weights(classifier.net)}
-    few = images[some[:MARGINS]]
     about |= card.distortion(few, Perturbation(best[0], settings.box).apply(few, device))
     if start is None and settings.box != "printed":  # else the start isn't the images as they are
         about["validation"] = card.shares(len(val_y), reached[0], max(reached))
@@ -380,11 +350,6 @@ def _drawn(
 
 
 @torch.no_grad()
-def _temperature(classifier: TorchClassifier, settings: Settings, images: Tensor, n: Tensor) -> float:
+def _temperature(classifier: TorchClassifier, box: BoxMap, images: Tensor, n: Tensor) -> float:
     """0.7 x the median margin: a classifier surer than that has hardly a gradient where it is wrong, and N no way there."""
-    box = BOXES[settings.box]
     return max(0.7 * margin(torch.cat([classifier.logits(box(x, n)) for x in images.split(64)])), 1e-6)
-
-
-def _stalled(reached: list[float], patience: int) -> bool:
-    return len(reached) > patience and max(reached[-patience:]) <= max(reached[:-patience])

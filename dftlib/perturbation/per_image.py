@@ -4,7 +4,7 @@
 image of a batch has its own state, and only those not flipped yet are computed.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -55,22 +55,20 @@ def flip(
     if method not in METHODS or search not in SEARCHES:
         raise ValueError(f"There is no '{method}' by '{search}': choose one of {METHODS} by one of {tuple(SEARCHES)}.")
     source = torch.from_numpy(np.array(images)) if isinstance(images, np.ndarray) else images
-    device, home = next(net.parameters()).device, source.device
-    if not len(source):
-        return Flips(source, source.new_zeros(0, dtype=torch.bool), source.new_zeros(0, dtype=torch.float32))
-    found = []
+    device = next(net.parameters()).device
+    found, sizes = torch.empty_like(source), torch.empty(len(source), device=source.device)
     at_once = BATCH if device.type == "cpu" else ON_GPU
     bar = tqdm(total=len(source), desc=f"{method} {search}", unit="image", leave=False)
     for start in range(0, len(source), at_once):
-        part, signs = (given[start : start + at_once] for given in (source, labels))
-        original = (to_float(part, device) * 255).round_()
-        attack = _Attack(net, signs.to(device), method, loss, attribute)
+        rows = slice(start, start + at_once)
+        original = (to_float(source[rows], device) * 255).round_()
+        attack = _Attack(net, labels[rows].to(device), method, loss, attribute)
         z, size = (_line if search == "line" else _iterative)(attack, original)
-        z = torch.where(size.isfinite().view(-1, 1, 1, 1), z, original).byte()
-        found.append(Flips(z.to(home), size.isfinite().to(home), size.to(home)))
-        bar.update(len(part))
+        found[rows] = torch.where(size.isfinite().view(-1, 1, 1, 1), z, original).byte().to(source.device)
+        sizes[rows] = size.to(source.device)
+        bar.update(len(original))
     bar.close()
-    return Flips(*(torch.cat([getattr(part, field.name) for part in found]) for field in fields(Flips)))
+    return Flips(found, sizes.isfinite(), sizes)
 
 
 class _Attack:
@@ -157,12 +155,9 @@ def _iterative(attack: _Attack, original: Tensor) -> tuple[Tensor, Tensor]:
     found, size = original.clone(), original.new_full((len(original),), torch.inf)
     active, z, last = torch.arange(len(original), device=original.device), original, torch.zeros_like(original)
     for step in range(STEPS + 1):
-        if step < STEPS:
-            direction, done = attack.direction(z, active)
-            # Where the fractional image has flipped and the rounded one not surely, go on as before.
-            last = torch.where(done.view(-1, 1, 1, 1), last, direction) if attack.method == "ffa" else direction
-        else:
-            done = attack.flips(z, active)
+        direction, done = attack.direction(z, active) if step < STEPS else (last, attack.flips(z, active))
+        # Where the fractional image has flipped and the rounded one not surely, go on as before.
+        last = torch.where(done.view(-1, 1, 1, 1), last, direction) if attack.method == "ffa" else direction
         if attack.method == "ffa" and done.any():
             done[done.clone()] = attack.flips(z[done].round(), active[done])
         if done.any():
@@ -170,6 +165,5 @@ def _iterative(attack: _Attack, original: Tensor) -> tuple[Tensor, Tensor]:
             active, z, last = (given[~done] for given in (active, z, last))
         if not len(active):
             break
-        if step < STEPS:
-            z = (z + last).clamp_(0, 255)
+        z = (z + last).clamp_(0, 255)
     return found, size

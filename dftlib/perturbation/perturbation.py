@@ -15,7 +15,7 @@ from dftlib.artefacts import whole
 from dftlib.errors import DataError
 from dftlib.images import Pictures, batches, require_range, to_float
 from dftlib.perturbation import card
-from dftlib.perturbation.box_maps import BOXES
+from dftlib.perturbation.box_maps import BOXES, require_box
 
 
 class Perturbation(nn.Module):
@@ -29,15 +29,11 @@ class Perturbation(nn.Module):
 
     def __init__(self, n: Tensor, box: str = "atanh", about: dict[str, Any] | None = None) -> None:
         super().__init__()
-        if box not in BOXES:
-            raise DataError(f"There is no box map '{box}': choose one of {', '.join(BOXES)}.")
+        require_box(box)
         if n.ndim != 3:
             raise DataError(f"A perturbation is C x H x W, not {tuple(n.shape)}.")
         self.register_buffer("n", n.detach().float())
         self.box, self.about = box, about or {}
-
-    def extra_repr(self) -> str:
-        return f"{' x '.join(map(str, self.n.shape))}, box={self.box!r}"
 
     def with_n(self, n: Tensor) -> "Perturbation":
         """A copy with another N."""
@@ -64,22 +60,21 @@ class Perturbation(nn.Module):
         """
         if callable(images):  # `nn.Module.apply` of a module around this one hands its function down
             return cast(Tensor, super().apply(cast(Callable[[nn.Module], None], images)))
-        return self._batched(images, device, torch.float32, lambda z: z)
+        return self._batched(images, device, torch.float32)
 
     def apply_uint8(self, images: Pictures, device: torch.device | None = None) -> Tensor:
         """As `apply`, rounded to whole grey levels, uint8: what leaves the computer. Only a batch at a time is float."""
-        return self._batched(images, device, torch.uint8, _levels)
+        return self._batched(images, device, torch.uint8)
 
     @torch.no_grad()
-    def _batched(
-        self, images: Pictures, device: torch.device | None, dtype: torch.dtype, last: Callable[[Tensor], Tensor]
-    ) -> Tensor:
+    def _batched(self, images: Pictures, device: torch.device | None, dtype: torch.dtype) -> Tensor:
         require_range(images)
         self._require_shape(images, (4,))
         device = device or (images.device if isinstance(images, Tensor) else torch.device("cpu"))
         out = torch.empty(tuple(images.shape), dtype=dtype, device=device, memory_format=torch.channels_last)
-        for batch, z in zip(batches(images, device), batches(out, device), strict=True):
-            cast(Tensor, z).copy_(last(self._z(to_float(batch, device))))
+        for batch, room in zip(batches(images, device), batches(out, device), strict=True):
+            z = self._z(to_float(batch, device))
+            cast(Tensor, room).copy_(_levels(z) if dtype == torch.uint8 else z)
         return out
 
     def _z(self, images: Tensor) -> Tensor:
@@ -100,8 +95,7 @@ class Perturbation(nn.Module):
         return card.card(tuple(self.n.shape), self.box, self.about)
 
     def save(self, path: str | Path) -> None:
-        """Writes `path` (safetensors with its metadata) and, beside it, the picture (.png) and the card (.md); each whole or not
-        at all.
+        """Writes `path` (safetensors) and, beside it, the picture (.png) and the card (.md); each whole or not at all.
 
         The PNG is grey where N has one channel; of two, or of more than three, each stands beside the other in grey.
         Raises `DataError` where `path` ends in .png or .md itself.
@@ -111,12 +105,11 @@ class Perturbation(nn.Module):
             what = "picture" if ending == ".png" else "card"
             raise DataError(f"{path} is where N's {what} goes: name a file that ends in .safetensors.")
         said = json.dumps({"box": self.box, "about": self.about}, sort_keys=True)
-        n = self.n.float().cpu().contiguous()
-        with whole(path) as temporary:
-            save_file({"n": n}, temporary, {"perturbation": said})  # one key: several are written in any order
+        shown = self.picture()
+        shown = shown.permute(1, 2, 0) if len(shown) == 3 else shown.transpose(0, 1).flatten(1)
+        with whole(path) as temporary:  # one key: several are written in any order
+            save_file({"n": self.n.float().cpu().contiguous()}, temporary, {"perturbation": said})
         with whole(path.with_suffix(".png")) as temporary:
-            shown = self.picture()
-            shown = shown.permute(1, 2, 0) if len(shown) == 3 else shown.transpose(0, 1).flatten(1)
             Image.fromarray(shown.contiguous().numpy()).save(temporary)
         with whole(path.with_suffix(".md")) as temporary:
             temporary.write_text(self.card(), encoding="utf-8")

@@ -17,7 +17,6 @@ from dftlib.errors import DataError
 from dftlib.images import Pictures, whole_levels
 from dftlib.progress import tqdm
 
-IN_ONE_QUESTION = 500  # digests that one SQL statement asks for
 CHANGED = 1e-3  # two answers to one image further apart than this are two answers
 ANEW = 8  # images asked anew at the start of every run, if so many were answered before
 ANEW_LABELS = 32  # the same where answers are labels, which another classifier may well give alike
@@ -59,14 +58,9 @@ class QueryLog:
 
     def known(self, identity: str, images: Iterable[bytes]) -> dict[bytes, Tensor]:
         """The answers there are among these digests of images: float32 scores, one a class."""
-        wanted, found = list(images), {}
-        for start in range(0, len(wanted), IN_ONE_QUESTION):
-            some = wanted[start : start + IN_ONE_QUESTION]
-            marks = ",".join("?" * len(some))
-            question = f"SELECT picture, scores FROM answers WHERE identity = ? AND picture IN ({marks})"
-            rows = self._rows(question, identity, *some)
-            found.update({image: torch.from_numpy(np.frombuffer(scores, np.float32).copy()) for image, scores in rows})
-        return found
+        question = "SELECT scores FROM answers WHERE identity = ? AND picture = ?"
+        found = {image: self._rows(question, identity, image) for image in images}
+        return {image: torch.from_numpy(np.frombuffer(rows[0][0], np.float32).copy()) for image, rows in found.items() if rows}
 
     def add(self, identity: str, answers: Mapping[bytes, Tensor]) -> None:
         """Appends answers, in one transaction; one that is there already stays as it is."""
@@ -94,14 +88,14 @@ class QueryLog:
 
 
 class Meter:
-    """A black box behind a query log and a budget, itself a `Classifier` of whole grey levels.
+    """A black box behind a query log and a budget: it answers whole grey levels with scores, as the box does.
 
     `used` counts the different images that were needed so far, `sent` those of them that the log didn't hold. The budget is on
     `used`, so a resumed run stops where an undisturbed one would.
     """
 
     def __init__(self, box: BlackBox, log: QueryLog, budget: int) -> None:
-        self.box, self.log, self.budget = box, log, budget
+        self.box, self.log, self.budget, self._again = box, log, budget, f"{box.identity} (again)"
         self.sent = self._unanswered = 0
         self._seen: dict[bytes, Tensor] = {}
         self._bar = tqdm(total=budget, desc="asked", unit="image", leave=False)
@@ -131,7 +125,7 @@ class Meter:
         The second answers are paid for and kept, under a name of their own.
         """
         first = self.scores(images)
-        return float(_apart(self._asked(images, f"{self.box.identity} (again)"), first).max())
+        return float(_apart(self._asked(images, self._again), first).max())
 
     def require_same(self, images: Pictures) -> None:
         """Asks some images anew whose answers are in the log; `DataError` where it's another classifier that answers now.
@@ -140,32 +134,32 @@ class Meter:
         it is paid for, counted in `sent`, and kept under a name of its own; it isn't of the budget. An answer is another one
         where both new ones are further from it than twice what two answers of the same classifier are apart.
         """
-        keys = digests(self.box.identity, images)
+        keys, levels = digests(self.box.identity, images), whole_levels(images)
         known = self.log.known(self.box.identity, keys)
         rows = sorted({key: row for row, key in enumerate(keys) if key in known}.values())
         if not rows:
             return
         labels = torch.stack(list(known.values())).nan_to_num(1)
         count = ANEW_LABELS if bool(((labels == 0) | (labels == 1)).all()) else ANEW
-        rows = [rows[i] for i in sorted({i * len(rows) // count for i in range(count)})]
-        levels, chosen = whole_levels(images[rows]), [keys[row] for row in rows]
-        old = torch.stack([known[key] for key in chosen])
-        name = f"{self.box.identity} (again)"
-        twice = dict(zip(digests(name, images), keys, strict=True))
-        again = self.log.known(name, twice)
+        chosen = [rows[i] for i in sorted({i * len(rows) // count for i in range(count)})]
+
+        def anew(rows: list[int]) -> Tensor:
+            return self._sent(levels[rows], [keys[row] for row in rows], f"{self.box.identity} (anew {len(self.log)})")
+
+        twice = dict(zip(digests(self._again, images), keys, strict=True))
+        again = self.log.known(self._again, twice)
         pairs = [(answer, known[twice[key]]) for key, answer in again.items() if twice[key] in known]
         steady = max([CHANGED / 2, *(float(_apart(*pair).max()) for pair in pairs)])
-        new = self._sent(levels, chosen, f"{self.box.identity} (anew {len(self.log)})")
+        old, new = torch.stack([known[keys[row]] for row in chosen]), anew(chosen)
         others = _apart(new, old) > 2 * steady
         if not others.any():
             return
-        doubtful = others.nonzero()[:, 0].tolist()
-        third = self._sent(levels[doubtful], [chosen[i] for i in doubtful], f"{self.box.identity} (anew {len(self.log)})")
+        third = anew([row for row, other in zip(chosen, others, strict=True) if other])
         steady = max(steady, float(_apart(third, new[others]).max()))
         changed = torch.minimum(_apart(new[others], old[others]), _apart(third, old[others]))
-        if (count := int((changed > 2 * steady).sum())) > 0:
+        if count := int((changed > 2 * steady).sum()):
             raise DataError(
-                f"The classifier isn't the one whose answers {self.log.path} holds: of {len(rows)} pictures asked anew it "
+                f"The classifier isn't the one whose answers {self.log.path} holds: of {len(chosen)} pictures asked anew it "
                 f"answers {count} otherwise, by up to {float(changed.max()):.3f}; move that file away to begin anew."
             )
 

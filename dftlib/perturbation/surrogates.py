@@ -1,7 +1,6 @@
 """Networks that imitate a classifier which only answers, so that N can be fitted through them by gradient."""
 
 import math
-from collections.abc import Callable
 from copy import deepcopy
 
 import torch
@@ -18,16 +17,6 @@ from dftlib.progress import tqdm
 LIMIT = 6.0  # log-odds beyond which a surrogate isn't held to the answer's exact value
 BATCH, ENCODED = 256, 64  # fitting images in a step of the fit to a surrogate, and to one on a known network
 RIDGE = 0.1  # of the features' mean square
-
-
-def steepest(step: Callable[[Tensor], Tensor], c: Tensor, problem: Problem, steps: int, rate: float) -> Tensor:
-    """Steepest descent with momentum and a cosine schedule, held to the limit; `step` gives the gradient at c."""
-    mean = torch.zeros_like(c)
-    for k in range(steps):
-        mean.lerp_(step(c), 0.1)
-        way = rate * (0.5 + 0.5 * math.cos(math.pi * k / steps))
-        c = problem.limited(c - way * mean / length(mean))
-    return c
 
 
 class Imitation(nn.Module):
@@ -60,8 +49,13 @@ class Imitation(nn.Module):
         return torch.autograd.grad(loss, c)[0]
 
     def fitted(self, c: Tensor, steps: int) -> Tensor:
-        """The coefficients that suit the surrogate best, searched from c."""
-        return steepest(self.gradient, c, self.problem, steps, 0.03)
+        """The coefficients that suit the surrogate best, from c by steepest descent with momentum, held to the limit."""
+        mean = torch.zeros_like(c)
+        for k in range(steps):
+            mean.lerp_(self.gradient(c), 0.1)
+            rate = 0.03 * (0.5 + 0.5 * math.cos(math.pi * k / steps))
+            c = self.problem.limited(c - rate * mean / length(mean))
+        return c
 
 
 class Surrogate(Imitation):

@@ -215,9 +215,9 @@ class Bench:
 def replayed(model: TorchClassifier, x: Tensor, y: Tensor, steps: int) -> None:
     """The floor as one CUDA graph a step: nothing but the network, and nothing that Python starts."""
 
-    def there_and_back(x: Tensor) -> tuple[Tensor, ...]:
+    def there_and_back(x: Tensor) -> Tensor:
         x = x.detach().requires_grad_()
-        return torch.autograd.grad(torch.nn.functional.cross_entropy(model.logits(x), y), x)
+        return torch.autograd.grad(torch.nn.functional.cross_entropy(model.logits(x), y), x)[0]
 
     graph = Graphed(there_and_back)
     for _ in range(steps):
