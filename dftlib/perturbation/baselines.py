@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from dftlib import seeds
-from dftlib.images import Pictures, batches
+from dftlib.images import Pictures, as_tensor, batches
 from dftlib.metrics.classification import Floats
 from dftlib.perturbation.perturbation import Perturbation
 
@@ -26,7 +26,7 @@ class ChannelStatistics:
     def of(images: Pictures) -> "ChannelStatistics":
         mean, square = np.zeros(images.shape[1]), np.zeros(images.shape[1])
         for batch in batches(images):
-            part = _tensor(batch).cpu().numpy().astype(np.float64)
+            part = as_tensor(batch).cpu().numpy().astype(np.float64)
             mean += part.sum((0, 2, 3))
             square += np.square(part).sum((0, 2, 3))
         count = len(images) * images.shape[2] * images.shape[3]
@@ -43,17 +43,13 @@ def match_channels(images: Pictures, own: ChannelStatistics, wanted: ChannelStat
         a, b, c = (number.to(batch.device) for number in (centre, gain, target))
         return ((batch.float() - a) * b + c).round().clamp(0, 255).to(torch.uint8)
 
-    return torch.cat([matched(_tensor(batch)) for batch in batches(images)])
+    return torch.cat([matched(as_tensor(batch)) for batch in batches(images)])
 
 
 def mean_picture(images: Pictures) -> Tensor:
     """The mean of images uint8 n x 3 x H x W: float32 3 x H x W in [0, 1], where they are."""
-    total = sum(_tensor(batch).double().sum(0) for batch in batches(images))
+    total = sum(as_tensor(batch).double().sum(0) for batch in batches(images))
     return (cast(Tensor, total) / (255 * len(images))).float()
-
-
-def _tensor(batch: Pictures) -> Tensor:
-    return torch.as_tensor(np.array(batch)) if isinstance(batch, np.ndarray) else batch
 
 
 def controls_on(found: Perturbation, seed: int) -> dict[str, Perturbation]:

@@ -6,11 +6,10 @@ image of a batch has its own state, and only those not flipped yet are computed.
 
 from dataclasses import dataclass, fields
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dftlib.images import Pictures, to_float
+from dftlib.images import Pictures, as_tensor, to_float
 from dftlib.models.attribute_networks import Network, losses, present
 from dftlib.progress import tqdm
 
@@ -54,7 +53,7 @@ def flip(
     """
     if method not in METHODS or search not in SEARCHES:
         raise ValueError(f"There is no '{method}' by '{search}': choose one of {METHODS} by one of {tuple(SEARCHES)}.")
-    source = torch.from_numpy(np.array(images)) if isinstance(images, np.ndarray) else images
+    source = as_tensor(images)
     device, home = next(net.parameters()).device, source.device
     if not len(source):
         return Flips(source, source.new_zeros(0, dtype=torch.bool), source.new_zeros(0, dtype=torch.float32))
