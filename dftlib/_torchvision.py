@@ -9,15 +9,12 @@ import importlib
 
 import torch
 
-_declared: list[torch.library.Library] = []
-
 try:
     importlib.import_module("torchvision")
 except RuntimeError:
-    library = torch.library.Library("torchvision", "DEF")
+    library = torch.library.Library("torchvision", "DEF")  # kept: one that is collected takes its schemas with it
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _declared.append(library)  # a Library that is collected takes its schemas with it
 
 from torchvision import models, utils
 

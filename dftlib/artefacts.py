@@ -1,6 +1,5 @@
 """Artefacts kept by what decides them, and files that are written whole or not at all."""
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -8,9 +7,10 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock
@@ -21,6 +21,8 @@ from torch import Tensor
 
 from dftlib.errors import DataError
 from dftlib.paths import cache_folder
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -49,17 +51,12 @@ def whole(path: Path) -> Iterator[Path]:
 def once(path: Path) -> Iterator[bool]:
     """Says whether `path` is still to be made; meanwhile other processes that want it wait, and find it."""
     lock = path.with_suffix(".lock")
-    if path.is_file():
-        with contextlib.suppress(OSError):  # of a process that was killed as soon as it had made `path`
-            lock.unlink()
-        yield False
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
+    with nullcontext() if path.is_file() else FileLock(lock):
         try:
             yield not path.is_file()
         finally:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):  # where `path` was there, of a process that was killed as soon as it had made it
                 lock.unlink()
 
 
@@ -81,31 +78,26 @@ def tensors(kind: str, version: int, key: Mapping[str, Any], make: Callable[[], 
 
     Raises `DataError` where the file in the cache is damaged.
     """
-    path = file(kind, version, key, ".safetensors")
-    with once(path) as missing:
-        if missing:
-            made = {name: t.detach().cpu().contiguous() for name, t in make().items()}
-            with whole(path) as temporary:
-                save_file(made, temporary, metadata={"key": json.dumps(key, sort_keys=True, default=str)})
-    with _sound(path):
-        return load_file(path)
+
+    def save(temporary: Path, made: dict[str, Tensor]) -> None:
+        kept = {name: t.detach().cpu().contiguous() for name, t in made.items()}
+        save_file(kept, temporary, metadata={"key": json.dumps(key, sort_keys=True, default=str)})
+
+    return _kept(file(kind, version, key, ".safetensors"), make, save, load_file)
 
 
 def array(kind: str, version: int, key: Mapping[str, Any], make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """As `tensors`, for one large array; it comes back memory-mapped and read-only."""
-    path = file(kind, version, key, ".npy")
+    return _kept(file(kind, version, key, ".npy"), make, np.save, partial(np.load, mmap_mode="r"))
+
+
+def _kept(path: Path, make: Callable[[], T], save: Callable[[Path, T], None], load: Callable[[Path], T]) -> T:
     with once(path) as missing:
         if missing:
             made = make()
             with whole(path) as temporary:
-                np.save(temporary, made)
-    with _sound(path):
-        return np.load(path, mmap_mode="r")
-
-
-@contextmanager
-def _sound(path: Path) -> Iterator[None]:
+                save(temporary, made)
     try:
-        yield
+        return load(path)
     except (SafetensorError, ValueError, EOFError) as error:
         raise DataError(f"{path} in the cache is damaged ({error}): delete that file and call again.") from None

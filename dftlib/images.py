@@ -19,10 +19,14 @@ def batches(images: Pictures, device: torch.device | None = None) -> Iterator[Pi
     return (images[start : start + size] for start in range(0, len(images), size))
 
 
+def as_tensor(images: Pictures) -> Tensor:
+    """The images, an array (perhaps read-only) copied into a tensor."""
+    return torch.from_numpy(np.array(images)) if isinstance(images, np.ndarray) else images
+
+
 def to_float(images: Pictures, device: torch.device) -> Tensor:
     """Images n x C x H x W on `device`, float32 in [0, 1], channels-last; uint8 travels as uint8 and is divided by 255 there."""
-    tensor = torch.as_tensor(np.array(images)) if isinstance(images, np.ndarray) else images
-    tensor = tensor.to(device).contiguous(memory_format=torch.channels_last)
+    tensor = as_tensor(images).to(device).contiguous(memory_format=torch.channels_last)
     return tensor.float().div_(255) if tensor.dtype == torch.uint8 else tensor.float()
 
 
@@ -49,5 +53,5 @@ def require_range(images: Pictures) -> None:
 def whole_levels(images: Pictures) -> NDArray[np.uint8]:
     """Pictures n x 3 x H x W as whole grey levels, uint8 0 to 255: what leaves the computer. Raises as `require_range`."""
     require_range(images)
-    tensor = torch.from_numpy(np.array(images)) if isinstance(images, np.ndarray) else images.detach().cpu()
+    tensor = as_tensor(images).detach().cpu()
     return (tensor.float() * 255).round().clamp(0, 255).byte().numpy() if tensor.is_floating_point() else tensor.byte().numpy()

@@ -305,14 +305,10 @@ def test_a_marker_is_where_the_eye_is_said_to_be(
         np.testing.assert_allclose((centre(image.transpose(1, 2, 0)) + 0.5) / 100, eyes[0], atol=2e-3)
 
 
-def test_an_unknown_way_is_refused(tmp_path: Path, counted: list[str]) -> None:
-    folder, files = folder_of(tmp_path / "a", 0)
-    message = r"There is no alignment 'eyes': set 'align' to one of chip, crop, none\.$"
-    with pytest.raises(DataError, match=message):
-        align.pictures("any", folder, files, 16, "eyes", Framing(FACE, FACE, FACE))
+def test_an_unknown_way_is_refused(tmp_path: Path) -> None:
     faces_on_disk.celeba(tmp_path)
     for name in ("celeba", "studio"):
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(DataError, match=r"There is no alignment 'eyes': set 'align' to one of chip, crop, none\.$"):
             load_dataset(name, tmp_path, size=16, way="eyes")
     assert not counted
 

@@ -460,7 +460,7 @@ def test_muct_originals_without_a_face_are_left_out(
     with caplog.at_level(logging.WARNING):
         faces = load_dataset("muct", tmp_path, size=8, way="none")
     assert "no face found in 2 of 43 pictures" in caplog.text
-    assert muct.left_out(tmp_path) == blank
+    assert not {*blank} & {*faces.files}
     assert len(faces) == len(faces.labels) == len(faces.split) == 41
     assert faces.files[-1] == "i102qa-fg.jpg"
     assert faces.images[-1, 0].min() > 200

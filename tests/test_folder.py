@@ -370,7 +370,7 @@ def test_whatever_the_csv_holds_it_loads_or_is_refused(photos: Path, scratch: Pa
     path = scratch / "any.csv"
     path.write_bytes(content)
     try:
-        table = read_labels(path)
+        table, _ = read_labels(path)
         found = load(photos, path, 2)
     except DataError:
         return

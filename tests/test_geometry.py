@@ -50,7 +50,7 @@ def marked(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     if request.param == "drawn":
         square = np.ascontiguousarray(pictures[:, :, :HEIGHT].transpose(0, 3, 1, 2))
         labels = pd.DataFrame(np.zeros((COUNT, 7), np.int8))
-        made = synthetic.Drawn(torch.from_numpy(square), labels, np.arange(COUNT).astype(str), torch.from_numpy(points))
+        made = synthetic.Drawn(torch.from_numpy(square), labels, torch.from_numpy(points))
         monkeypatch.setattr(synthetic, "draw", lambda *_: made)
         faces = synthetic.load("studio", SIZE, 0, subjects=COUNT, per_subject=1).faces
         assert faces is not None

@@ -50,7 +50,7 @@ def expected() -> list[str]:
         f"own set, face identity network, mean rise: {cells('table3_attributes_intra', 'identity')['rise']:.1f} |",
         f"CelebA by LFW, usual crop: {cut['before']:.1f}, with N {cut['after']:.1f}, aligned {cut['aligned']:.1f} |",
         "face identity network: {:.1f} → {:.1f} by N, {:.1f} by its head fine-tuned, {:.1f} all layers |".format(
-            tuned.loc["data", "before"], *tuned.loc[["data", "head", "all layers"], "after"]
+            tuned["before"]["data"], *tuned["after"][["data", "head", "all layers"]]
         ),
         f"both in turn {turns['both']:.1f}, N alone {turns['data']:.1f} |",
         f"told apart unevenly by {uneven[0]:.1f} points before, {uneven[1]:.1f} after |",

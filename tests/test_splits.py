@@ -1,11 +1,9 @@
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dftlib.datasets.base import SPLITS
 from dftlib.datasets.splits import paper_split, split, subject_split
-from dftlib.errors import DataError
 
 LABELS = st.lists(st.integers(-1, 1), min_size=1, max_size=300).map(np.array)
 SEEDS = st.integers(0, 2**40)
@@ -53,5 +51,3 @@ def test_seeds_and_protocols_differ() -> None:
     subjects = np.repeat([f"p{i}" for i in range(50)], 4)
     assert (paper_split(labels, 0) != paper_split(labels, 1)).any()
     assert (split("paper", subjects, labels, 0) != split("subject", subjects, labels, 0)).any()
-    with pytest.raises(DataError, match="no protocol 'random': choose one of subject, paper"):
-        split("random", subjects, labels, 0)

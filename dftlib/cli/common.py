@@ -36,6 +36,13 @@ def guarded(work: Callable[[], int], debug: bool, quiet: bool = False) -> int:
         return STOPPED if isinstance(error, KeyboardInterrupt) else BAD_INPUT
 
 
+def told(wrong: list[str]) -> int:
+    """Says each of these sentences; the exit status, 1 where there are any."""
+    for message in wrong:
+        print(message, file=sys.stderr)
+    return int(bool(wrong))
+
+
 def sentence(error: BaseException) -> str:
     """What a fault means to who called the command, and what to do."""
     if isinstance(error, KeyboardInterrupt):

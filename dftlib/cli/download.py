@@ -7,7 +7,6 @@ same call; what is there already isn't fetched again. What can't be had keeps no
 what came and what did not. Exit status: 0 all is there, 1 something isn't, 2 nothing could be done, 130 stopped.
 """
 
-import sys
 from pathlib import Path
 
 from dftlib.cli import common
@@ -22,11 +21,4 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--to", type=Path, required=True, help="folder that gets lfw/, celeba/, muct/", metavar="FOLDER")
     options.add_argument("--accept-licences", action="store_true", help="accept all terms without being asked")
     given = options.parse_args(argv)
-
-    def work() -> int:
-        missing = download(given.names, given.to, given.accept_licences)
-        for sentence in missing:
-            print(sentence, file=sys.stderr)
-        return int(bool(missing))
-
-    return common.guarded(work, given.debug)
+    return common.guarded(lambda: common.told(download(given.names, given.to, given.accept_licences)), given.debug)

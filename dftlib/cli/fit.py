@@ -38,23 +38,22 @@ def fit(name: str, overrides: dict[str, object], data: str, model: str, attribut
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if device_of(profile).type == "cuda" else "gloo", timeout=PATIENCE)
     several = dist.is_initialized()
+    rank = dist.get_rank() if several else 0
     if several and device_of(profile).type == "cuda":
-        local = int(os.environ["LOCAL_RANK"])
-        profile = replace(profile, device=f"cuda:{local}")
-        torch.cuda.set_device(local)
+        profile = replace(profile, device=f"cuda:{os.environ['LOCAL_RANK']}")
+        torch.cuda.set_device(profile.device)
     for wanted in (data, model):
         if wanted not in profile.datasets:
             raise DataError(f"Profile '{name}' has no data set '{wanted}': choose one of {', '.join(profile.datasets)}.")
     lab, cell = Lab(profile), Cell(0, attribute, data, model, profile.protocols[0], profile.seeds[0])
     if attribute not in (known := lab.faces(data, cell.protocol).labels.columns):
         raise DataError(f"'{data}' has no attribute '{attribute}': choose one of {', '.join(known)}.")
-    if several and dist.get_rank():
+    if rank:
         dist.barrier()
     lab.model(cell)  # trained by the first process, read by the others
-    if several and not dist.get_rank():
+    if several and not rank:
         dist.barrier()
-    found = lab.fitted(cell)
-    return found if several and dist.get_rank() else carded(lab, cell)
+    return lab.fitted(cell) if rank else carded(lab, cell)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,10 +15,9 @@ Exit status: 0 all done, 1 some pictures can't be read or named, have another si
 can be done.
 """
 
-import sys
 from pathlib import Path
 
-from dftlib.cli.common import guarded, parser
+from dftlib.cli.common import guarded, parser, told
 from dftlib.perturbation.folder import perturb_folder
 
 
@@ -29,11 +28,4 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--in", type=Path, required=True, help="folder of pictures, read with its sub-folders", metavar="FOLDER")
     options.add_argument("--out", type=Path, required=True, help="new, empty, or begun with this perturbation", metavar="FOLDER")
     given = vars(options.parse_args(argv))
-
-    def work() -> int:
-        wrong = perturb_folder(given["perturbation"], given["in"], given["out"])
-        for message in wrong:
-            print(message, file=sys.stderr)
-        return int(bool(wrong))
-
-    return guarded(work, given["debug"])
+    return guarded(lambda: told(perturb_folder(given["perturbation"], given["in"], given["out"])), given["debug"])

@@ -11,14 +11,14 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
 from papermill.exceptions import PapermillExecutionError
 
-from dftlib.cli.common import guarded, parser, value
+from dftlib.cli.common import guarded, parser, told, value
 from dftlib.errors import DataError
 from dftlib.notebook.execute import execute
 from dftlib.progress import PREFIX
@@ -57,39 +57,28 @@ def lines() -> Iterator[None]:
 def _parameters(files: list[Path], texts: list[str], values: list[list[str]], raw: list[list[str]]) -> dict[str, Any]:
     """As papermill lays them over each other: files, YAML, values, texts, each in its order."""
     parameters: dict[str, Any] = {}
-    read = []
     for file in files:
         if not file.is_file():
             known = ", ".join(sorted(p.stem for p in file.parent.glob("*.yaml")))
             raise DataError(f"There is no profile {file}: choose one of {known or 'notebooks/profiles'}, or write it.")
-        read.append(file.read_text(encoding="utf-8"))
-    for text in [*read, *texts]:
+    for text in [*(file.read_text(encoding="utf-8") for file in files), *texts]:
         if not isinstance(given := value(text), dict):
             raise DataError(f"{text!r} names no parameters: write 'name: value'.")
         parameters |= given
     return parameters | {name: value(text) for name, text in values} | dict(raw)
 
 
-def executed(
-    notebook: Path, out: Path, parameters: Callable[[], dict[str, Any]], debug: bool, after: Callable[[], object] = bool
-) -> int:
-    """The exit status of executing a notebook with these parameters and of what comes `after` it."""
+def executed(notebook: Path, out: Path, parameters: dict[str, Any], debug: bool) -> int:
+    """The exit status of executing a notebook with these parameters; says what stopped it, or raises it with `debug`."""
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of unknown parameters; in the notebook they are an error
-
-    def work() -> int:
-        try:
-            execute(notebook, out, parameters())
-        except PapermillExecutionError as error:
-            if debug:
-                raise
-            failed = error.evalue.startswith("FAIL ")
-            print(error.evalue if failed else "\n".join(error.traceback), file=sys.stderr)
-            print(f"{notebook} stopped there: see {out.stem}.stopped.ipynb in {out.parent}.", file=sys.stderr)
-            return 1
-        after()
-        return 0
-
-    return guarded(work, debug)
+    try:
+        execute(notebook, out, parameters)
+    except PapermillExecutionError as error:
+        if debug:
+            raise
+        what = error.evalue if error.evalue.startswith("FAIL ") else "\n".join(error.traceback)
+        return told([what, f"{notebook} stopped there: see {out.stem}.stopped.ipynb in {out.parent}."])
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -103,8 +92,8 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("-r", nargs=2, action="append", default=[], metavar=("NAME", "TEXT"), help="a parameter, never a number")
     given = options.parse_args(argv)
 
-    def parameters() -> dict[str, Any]:
-        return _parameters(given.f, given.y, given.p, given.r)
+    def work() -> int:
+        return executed(given.notebook, given.out, _parameters(given.f, given.y, given.p, given.r), given.debug)
 
     with lines():
-        return executed(given.notebook, given.out, parameters, given.debug)
+        return guarded(work, given.debug)

@@ -11,9 +11,8 @@ twice. Exit status: 0 done, 1 a check failed, 2 bad input.
 """
 
 from pathlib import Path
-from typing import Any
 
-from dftlib.cli.common import parser, value
+from dftlib.cli.common import guarded, parser, value
 from dftlib.cli.run import executed
 from dftlib.notebook.pages import write_page
 from dftlib.paths import NOTEBOOKS
@@ -34,13 +33,13 @@ def main(argv: list[str] | None = None) -> int:
     given = options.parse_args(argv)
     report = given.out / "report.ipynb"
 
-    def parameters() -> dict[str, Any]:
-        names = ("images", "labels", "model", "budget", "align")
-        parsed = {name: value(getattr(given, name)) for name in ("pixels", "classes", "options")}
-        return {**{name: getattr(given, name) for name in names}, **parsed, "out": str(given.out)}
-
-    def page() -> None:
+    def work() -> int:
+        asked = {name: asked for name, asked in vars(given).items() if name != "debug"} | {"out": str(given.out)}
+        asked |= {name: value(asked[name]) for name in ("pixels", "classes", "options")}
+        if stopped := executed(NOTEBOOKS / "10_your_own_classifier.ipynb", report, asked, given.debug):
+            return stopped
         write_page(report, report.with_suffix(".html"), results=True)
         print(f"Done: {report.with_suffix('.html')} and, beside it, the perturbation and its tables.")
+        return 0
 
-    return executed(NOTEBOOKS / "10_your_own_classifier.ipynb", report, parameters, given.debug, page)
+    return guarded(work, given.debug)

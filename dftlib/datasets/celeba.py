@@ -14,17 +14,14 @@ stands for a person of its own, which changes no split.
 import logging
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from dftlib.datasets import align, decode
-from dftlib.datasets.base import ATTRIBUTES, SPLITS, FaceDataset
+from dftlib.datasets.base import ATTRIBUTES, SPLITS
 from dftlib.datasets.files import located
 from dftlib.errors import DataError
 
 COLUMNS = {a: a.replace(" ", "_") for a in ATTRIBUTES} | {"Gender": "Male"}
-
-
 # Of 89 x 109 pixels (the originals have 178 x 218).
 FRAME = align.framing((89, 109), face=(22, 45.5, 67, 91), crop=(19.57, 38.02, 69.34, 87.79), picture=(18, 30, 71, 83))
 FOLDERS = ("img_align_celeba", "img_align_celeba_png")
@@ -79,23 +76,7 @@ def _of(labels: pd.DataFrame, path: Path, file: pd.Series, value: pd.Series) -> 
     return found
 
 
-def load(root: Path, size: int, _protocol: str, _seed: int, way: str, padding: float) -> FaceDataset:
-    """The official partition, under either protocol."""
-    table = parse(root)
-    folder = decode.need(root, "celeba", *FOLDERS)
-    files = located(folder, table.index.tolist())
-    faces = align.pictures("celeba", folder, files, size, way, FRAME, padding)
-    labels = table[list(ATTRIBUTES)].reset_index(drop=True)
-    subjects, split = (table[name].to_numpy(str) for name in ("subject", "split"))
-    return FaceDataset("celeba", faces.images, labels, subjects, split, np.array(files), faces)
-
-
-def load_all(root: Path, shape: tuple[int, int]) -> FaceDataset:
-    """Whole aligned pictures, `shape` (height, width), with all 40 attributes: hats and neckties lie outside the crop."""
-    table = parse(root, None)
-    folder = decode.need(root, "celeba", *FOLDERS)
-    files = located(folder, table.index.tolist())
-    images = decode.pictures("celeba", folder, files, shape, (0.0, 0.0, 1.0, 1.0))
-    labels = table.drop(columns=["subject", "split"]).reset_index(drop=True)
-    subjects, split = (table[name].to_numpy(str) for name in ("subject", "split"))
-    return FaceDataset("celeba", images, labels, subjects, split, np.array(files))
+def load(root: Path, wanted: dict[str, str] | None = COLUMNS) -> align.Listed:
+    """With the official partition; `wanted` as of `parse`."""
+    table, folder = parse(root, wanted), decode.need(root, "celeba", *FOLDERS)
+    return align.Listed(table, folder, located(folder, table.index.tolist()), FRAME)

@@ -1,13 +1,12 @@
 """Label tables and pictures, read from disk: every fault ends in a `DataError` that names the file."""
 
-import contextlib
 import hashlib
 import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,6 +18,7 @@ from dftlib.datasets.files import named
 from dftlib.errors import DataError
 from dftlib.progress import tqdm
 
+T = TypeVar("T")
 CHUNK = 64
 HEIC = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")  # brands of ISO 23008-12, after 'ftyp'
 
@@ -95,15 +95,12 @@ def signature(folder: Path, files: Sequence[str]) -> str:
 
 def digests(folder: Path, files: Sequence[str], with_names: bool = False) -> list[bytes]:
     """The SHA-256 of each file's bytes, or of its name and its bytes."""
-    found = [b""] * len(files)
 
-    def work(chunk: range) -> None:
-        for i in chunk:
-            head = files[i].encode("utf-8", "surrogateescape") + b"\0" if with_names else b""
-            found[i] = hashlib.sha256(head + (folder / files[i]).read_bytes()).digest()
+    def work(i: int) -> bytes:
+        head = files[i].encode("utf-8", "surrogateescape") + b"\0" if with_names else b""
+        return hashlib.sha256(head + (folder / files[i]).read_bytes()).digest()
 
-    in_threads(work, len(files), "read")
-    return found
+    return in_threads(work, len(files), "read")
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -120,10 +117,12 @@ def read_picture(path: Path) -> Image.Image:
             ImageOps.exif_transpose(picture, in_place=True)
             return picture.convert("RGB")
     except (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError) as error:
-        if not knows_heic() and _is_heic(path):
-            raise DataError(
-                f"{path} is a HEIC picture, as phones take them: call pip install pillow-heif, or save it as JPEG or PNG."
-            ) from None
+        if not getattr(error, "errno", None) and not knows_heic():  # the file could be opened
+            head = path.read_bytes()[4:12]
+            if head[:4] == b"ftyp" and head[4:] in HEIC:
+                raise DataError(
+                    f"{path} is a HEIC picture, as phones take them: call pip install pillow-heif, or save it as JPEG or PNG."
+                ) from None
         raise DataError(f"{path} can't be read ({error}): fetch that picture again.") from error
 
 
@@ -138,19 +137,14 @@ def knows_heic() -> bool:
     return True
 
 
-def _is_heic(path: Path) -> bool:
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        head = file.read(12)
-        return head[4:8] == b"ftyp" and head[8:] in HEIC
-    return False
-
-
-def in_threads(work: Callable[[range], None], count: int, title: str) -> None:
-    """Calls `work` on chunks of 0 … count - 1; the first exception ends it."""
-    chunks = [range(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]
+def in_threads(work: Callable[[int], T], count: int, title: str) -> list[T]:
+    """What `work` returns for 0 … count - 1; the first exception ends it."""
+    chunks, done = [range(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)], list[T]()
     with ThreadPoolExecutor() as pool, tqdm(total=count, desc=title, unit="picture") as bar:
-        for chunk, _ in zip(chunks, pool.map(work, chunks), strict=True):
-            bar.update(len(chunk))
+        for part in pool.map(lambda chunk: [work(i) for i in chunk], chunks):
+            done += part
+            bar.update(len(part))
+    return done
 
 
 Cut = Callable[[int, Image.Image], NDArray[np.uint8]]
@@ -167,9 +161,8 @@ def cut(
     def make() -> NDArray[np.uint8]:
         out = np.empty((len(files), 3, *shape), np.uint8)
 
-        def work(chunk: range) -> None:
-            for i in chunk:
-                out[i] = part(i, read_picture(folder / files[i])).transpose(2, 0, 1)
+        def work(i: int) -> None:
+            out[i] = part(i, read_picture(folder / files[i])).transpose(2, 0, 1)
 
         in_threads(work, len(files), f"{name}: decode")
         return out

@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,19 +85,16 @@ def located(folder: Path, names: Sequence[str], listed: str = "the label file", 
     """
     found = [name if os.path.isfile(os.path.join(folder, name)) else "" for name in names]
     if not all(found):
-        same: dict[str, list[str]] = {}
-        shorter: dict[str, list[str]] = {}
+        same, shorter = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
         for file in below(folder).files:
             if is_picture(Path(file)):
-                same.setdefault(_plain(file), []).append(file)
-                shorter.setdefault(_bare(_plain(file)), []).append(file)
-        exact = set(found)
-        guesses = {}
-        for i in (i for i, file in enumerate(found) if not file):
-            name = _plain(names[i])
+                same[_plain(file)].append(file)
+                shorter[_bare(_plain(file))].append(file)
+        exact, guesses = set(found), {}
+        for i, name in enumerate(map(_plain, names)):
             other = shorter.get(_bare(name), []) if is_picture(Path(name)) else []
             fitting = same.get(name) or shorter.get(name) or other
-            if len(fitting) == 1 and fitting[0] not in exact:
+            if not found[i] and len(fitting) == 1 and fitting[0] not in exact:
                 guesses[i] = fitting[0]
         often = Counter(guesses.values())
         for i, file in guesses.items():

@@ -48,19 +48,14 @@ class Photos:
     notes: tuple[str, ...] = ()
 
 
-def read_labels(path: Path) -> pd.DataFrame:
-    """Columns 'file', 'label', 'person' as strings, indexed by the line of the CSV.
+def read_labels(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Columns 'file', 'label', 'person' as strings, indexed by the line of the CSV, and sentences about other columns.
 
     UTF-8 with commas and a header, which has `file` and `label`, and `person` or each file is a person of its own; or one of
     their other names in `COLUMNS`. Other columns are ignored; so are blank lines and blanks around a field. Accents are composed
     and slashes are straight. Integers are written in one way (01 and +1 are 1) if all labels are integers. `DataError`, naming
     the line, for anything else, for a file named twice or outside the pictures' folder, and for an empty field.
     """
-    return _read(path)[0]
-
-
-def _read(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """The table of `read_labels`, and sentences about the columns."""
     try:
         text = unicodedata.normalize("NFC", path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
@@ -69,11 +64,8 @@ def _read(path: Path) -> tuple[pd.DataFrame, list[str]]:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(f"Line {line} of {path} isn't UTF-8: save the file as CSV in UTF-8.") from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
-    lines = []
     try:
-        for fields in reader:
-            if any(fields := [field.strip() for field in fields]):
-                lines.append((reader.line_num, fields))
+        lines = [(reader.line_num, [field.strip() for field in fields]) for fields in reader if any(map(str.strip, fields))]
     except csv.Error as error:
         raise DataError(f"Line {reader.line_num} of {path} isn't CSV ({error}): mend it or save the file as CSV again.") from None
     if not lines:
@@ -139,7 +131,7 @@ def load(images: str | Path, labels: str | Path, size: int | tuple[int, int], se
     images, path = Path(images), Path(labels)
     if not images.is_dir():
         raise DataError(f"{images} is no folder: name the folder that holds the pictures.")
-    table, notes = _read(path)
+    table, notes = read_labels(path)
     listed = table["file"].tolist()
     files = located(images, listed, str(path), table.index.tolist())
     if others := [pair for pair in zip(listed, files, strict=True) if pair[0] != unicodedata.normalize("NFC", pair[1])]:

@@ -9,18 +9,15 @@ The labels are a classifier's scores, above 0 for present: noisy, and the size o
 import logging
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from dftlib.datasets import align, decode, splits
-from dftlib.datasets.base import ATTRIBUTES, FaceDataset
+from dftlib.datasets import align, decode
+from dftlib.datasets.base import ATTRIBUTES
 from dftlib.datasets.files import located
 from dftlib.errors import DataError
 
 # LFW has 'Attractive' once for each sex; a picture with either of the two counts as Attractive.
 COLUMNS = {a: [a] for a in ATTRIBUTES} | {"Gender": ["Male"], "Attractive": ["Attractive Man", "Attractive Woman"]}
-
-
 # Of 125 x 125 pixels (the originals have 250 x 250, and the face in the same place).
 FRAME = align.framing((125, 125), face=(37.5, 43, 89.5, 91.5), crop=(36, 37, 89, 90), picture=(36, 37, 89, 90))
 
@@ -53,13 +50,8 @@ def parse(root: Path) -> pd.DataFrame:
     return labels.assign(subject=person).set_axis(file)
 
 
-def load(root: Path, size: int, protocol: str, seed: int, way: str, padding: float) -> FaceDataset:
-    table = parse(root)
-    folder = decode.need(root, "lfw", DEEP_FUNNELED, FUNNELED)
+def load(root: Path) -> align.Listed:
+    table, folder = parse(root), decode.need(root, "lfw", DEEP_FUNNELED, FUNNELED)
     if folder.name == FUNNELED:
         log.warning("LFW: %s holds the funneled pictures; the deep-funneled ones, aligned better, are not there.", folder)
-    files, subjects = located(folder, table.index.tolist()), table["subject"].to_numpy(str)
-    faces = align.pictures("lfw", folder, files, size, way, FRAME, padding)
-    split = splits.split(protocol, subjects, table["Gender"].to_numpy(), seed)
-    labels = table[list(ATTRIBUTES)].reset_index(drop=True)
-    return FaceDataset("lfw", faces.images, labels, subjects, split, np.array(files), faces)
+    return align.Listed(table, folder, located(folder, table.index.tolist()), FRAME)

@@ -6,6 +6,8 @@ have a digit there: not known). There are no other labels: -1.
 
 import logging
 import re
+import threading
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dftlib import artefacts
-from dftlib.datasets import align, decode, splits
-from dftlib.datasets.base import ATTRIBUTES, FaceDataset
+from dftlib.datasets import align, decode
+from dftlib.datasets.base import ATTRIBUTES
 from dftlib.datasets.files import is_picture
 from dftlib.errors import DataError
 
@@ -44,8 +46,9 @@ def parse(root: Path) -> pd.DataFrame:
     return labels.assign(subject=table["subject"])
 
 
-def viola_jones() -> Any:
-    """OpenCV's detector for faces seen from the front."""
+@cache
+def viola_jones(_thread: int = 0) -> Any:
+    """OpenCV's detector for faces seen from the front, one for each thread."""
     import cv2.data  # here, as few need it
 
     return cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
@@ -66,31 +69,20 @@ def face_boxes(folder: Path, files: list[str]) -> NDArray[np.float64]:
     """
 
     def make() -> NDArray[np.uint8]:
-        out = np.tile(np.stack([FRAME.face, FRAME.crop, FRAME.picture]), (len(files), 1, 1))
+        def work(i: int) -> NDArray[np.float64]:
+            picture = decode.read_picture(folder / files[i])
+            if min(picture.size) < CROPPED:
+                return np.stack(FRAME)
+            box = largest_face(viola_jones(threading.get_ident()), np.asarray(picture.convert("L")))
+            left, top, width, height = box or (np.nan,) * 4
+            return np.tile(np.array([left, top, left + width, top + height]) / (picture.size * 2), (3, 1))
 
-        def work(chunk: range) -> None:
-            detector = viola_jones()
-            for i in chunk:
-                picture = decode.read_picture(folder / files[i])
-                if min(picture.size) >= CROPPED:
-                    box = largest_face(detector, np.asarray(picture.convert("L")))
-                    left, top, width, height = box or (np.nan,) * 4
-                    out[i] = np.array([left, top, left + width, top + height]) / (picture.size * 2)
-
-        decode.in_threads(work, len(files), "muct: find faces")
-        return out.view(np.uint8)
+        return np.stack(decode.in_threads(work, len(files), "muct: find faces")).view(np.uint8)
 
     return artefacts.array("faces", 2, {"files": decode.signature(folder, files)}, make).view(np.float64)
 
 
-def left_out(root: Path) -> list[str]:
-    """The pictures in which Viola-Jones finds no face: they aren't part of the data set."""
-    files = parse(root).index.tolist()
-    boxes = face_boxes(decode.need(root, "muct", "jpg"), files)
-    return [file for file, box in zip(files, boxes, strict=True) if np.isnan(box).any()]
-
-
-def load(root: Path, size: int, protocol: str, seed: int, way: str, padding: float) -> FaceDataset:
+def load(root: Path) -> align.Listed:
     table, folder = parse(root), decode.need(root, "muct", "jpg")
     boxes = face_boxes(folder, table.index.tolist())
     found = ~np.isnan(boxes[:, 0, 0])
@@ -98,8 +90,4 @@ def load(root: Path, size: int, protocol: str, seed: int, way: str, padding: flo
         raise DataError(f"No face was found in any of the {len(table)} pictures of {folder}: unpack MUCT's archives there.")
     if not found.all():
         log.warning("MUCT: no face found in %d of %d pictures; they are left out.", (~found).sum(), len(table))
-    table, boxes = table[found], boxes[found]
-    files, subjects = table.index.to_numpy(str), table["subject"].to_numpy(str)
-    faces = align.pictures("muct", folder, files.tolist(), size, way, align.Framing(*boxes.transpose(1, 0, 2)), padding)
-    split = splits.split(protocol, subjects, table["Gender"].to_numpy(), seed)
-    return FaceDataset("muct", faces.images, table[list(ATTRIBUTES)].reset_index(drop=True), subjects, split, files, faces)
+    return align.Listed(table[found], folder, table.index[found].tolist(), align.Framing(*boxes[found].transpose(1, 0, 2)))

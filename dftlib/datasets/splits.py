@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from dftlib import seeds
 from dftlib.datasets.base import SPLITS
-from dftlib.errors import DataError
 
 PROTOCOLS = ("subject", "paper")
 
@@ -40,7 +39,5 @@ def subject_split(subjects: NDArray[np.str_], labels: NDArray[Any], seed: int) -
 
 
 def split(protocol: str, subjects: NDArray[np.str_], labels: NDArray[Any], seed: int) -> NDArray[np.str_]:
-    """The split that `protocol` names; an unknown one raises `DataError`."""
-    if protocol not in PROTOCOLS:
-        raise DataError(f"There is no protocol '{protocol}': choose one of {', '.join(PROTOCOLS)}.")
+    """The split that `protocol`, one of `PROTOCOLS`, names."""
     return paper_split(labels, seed) if protocol == "paper" else subject_split(subjects, labels, seed)

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from dftlib import artefacts, seeds
 from dftlib.datasets import align
-from dftlib.datasets.base import ATTRIBUTES, FaceDataset, Faces
-from dftlib.errors import DataError
+from dftlib.datasets.base import ATTRIBUTES, SPLITS, FaceDataset, Faces
 
 VERSION = 1  # of what is drawn: raised with every change of a face
 CHUNK = 16  # faces painted at once: larger tensors fall out of the processor's cache and take longer
@@ -165,9 +164,8 @@ def _scene(kind: str, b: int, side: int, y: Tensor, g: torch.Generator) -> Tenso
         tone = 0.45 + 0.3 * torch.rand(b, 1, 1, 1, generator=g) + 0.04 * torch.randn(b, 3, 1, 1, generator=g)
         return tone - 0.12 * y[:, None]
     if kind == "outdoor":
-        sky = torch.tensor([0.62, 0.74, 0.86])[:, None, None].lerp(
-            torch.tensor([0.36, 0.46, 0.24])[:, None, None], (0.5 + y[:, None]).clamp(0, 1)
-        )
+        above, below = torch.tensor([[0.62, 0.74, 0.86], [0.36, 0.46, 0.24]])[..., None, None]
+        sky = above.lerp(below, (0.5 + y[:, None]).clamp(0, 1))
         return sky + 0.16 * _blobs(b, 1, 7, side, g) + 0.07 * _blobs(b, 3, 5, side, g)
     return 0.36 + 0.08 * _blobs(b, 1, 5, side, g, "nearest") + 0.03 * _blobs(b, 3, 3, side, g)
 
@@ -356,18 +354,15 @@ def _soften(x: Tensor, sigma: float) -> Tensor:
 
 
 class Drawn(NamedTuple):
-    """Pictures uint8 N x 3 x size x size, labels (N rows, int8, 0 or 1), N subject ids, landmarks N x 5 x 2 in pixels."""
+    """Pictures uint8 N x 3 x size x size, labels (N rows, int8, 0 or 1), landmarks N x 5 x 2 in pixels."""
 
     pictures: Tensor
     labels: pd.DataFrame
-    subjects: NDArray[np.str_]
     landmarks: Tensor
 
 
 def draw(style: str, subjects: int, per_subject: int, size: int = 64, seed: int = 0) -> Drawn:
     """N = subjects × per_subject faces, with their landmarks in the order of `datasets.align`."""
-    if style not in STYLES:
-        raise DataError(f"There is no synthetic face set '{style}': choose one of {', '.join(STYLES)}.")
     g = torch.Generator().manual_seed(int(seeds.rng(style, seed).integers(2**62)))
     latents, labels = _latents(STYLES[style], subjects, per_subject, g)
     pictures = torch.empty(subjects * per_subject, 3, size, size, dtype=torch.uint8)
@@ -380,8 +375,7 @@ def draw(style: str, subjects: int, per_subject: int, size: int = 64, seed: int 
             pictures[i : i + CHUNK] = _render(part, STYLES[style], size, g)
     finally:
         torch.set_num_threads(threads)
-    subject = np.repeat([f"{style}-{i:04d}" for i in range(subjects)], per_subject)
-    return Drawn(pictures, labels, subject, _landmarks(latents, size))
+    return Drawn(pictures, labels, _landmarks(latents, size))
 
 
 def load(
@@ -390,9 +384,7 @@ def load(
     """The set `style` with 60 % of its people in train, 20 % in val and 20 % in test.
 
     way: 'chip' (cut around their landmarks, as `datasets.align` does, with this padding), 'crop' or 'none' (as drawn)
-    Raises `DataError` for another way.
     """
-    align.require_way(way)
 
     def make() -> dict[str, Tensor]:
         made = draw(style, subjects, per_subject, size, seed)
@@ -403,9 +395,10 @@ def load(
         if way != "chip":  # as drawn: the eyes of all three sets are in one place already, but for pose
             return Faces(pictures.numpy(), align.eyes((at + 0.5) / size), found, recut)
         key = {**arguments, "way": way, "padding": padding, "rows": rows.tolist(), **place}
-        cut = lambda: {"pictures": align.chips(pictures, at, size, padding, **place)}  # noqa: E731
-        chips = artefacts.tensors("synthetic", VERSION, key, cut)["pictures"]
-        return Faces(chips.numpy(), align.eyes(align.on_chip(at, size, padding, **place)), found, recut)
+        made = artefacts.tensors(
+            "synthetic", VERSION, key, lambda: {"pictures": align.chips(pictures, at, size, padding, **place)}
+        )
+        return Faces(made["pictures"].numpy(), align.eyes(align.on_chip(at, size, padding, **place)), found, recut)
 
     arguments = {"style": (style, asdict(STYLES[style])), "arguments": (size, seed, subjects, per_subject)}
     drawn = artefacts.tensors("synthetic", VERSION, arguments, make)
@@ -413,7 +406,7 @@ def load(
     labels = pd.DataFrame(drawn["labels"].numpy(), columns=pd.Index(ATTRIBUTES))
     people = np.array([f"{style}-{i:04d}" for i in range(subjects)])
     order = seeds.rng(style, "split", seed).permutation(subjects)
-    split = np.array(["train", "val", "test"])[np.digitize(order / subjects, [0.6, 0.8])]
+    split = np.array(SPLITS)[np.digitize(order / subjects, [0.6, 0.8])]
     files = np.array([f"{name}-{i}" for name in people for i in range(per_subject)])
     who, split = np.repeat(people, per_subject), np.repeat(split, per_subject)
     faces = recut(np.arange(len(who)), way)

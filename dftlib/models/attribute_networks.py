@@ -131,7 +131,7 @@ def train(
     if epochs < EARLY:
         raise DataError(f"Parameter 'attribute_epochs' is {epochs}: set it to {EARLY}, the paper's first snapshot, or more.")
     nets = nets.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    x, val = (torch.as_tensor(part).to(device) for part in (images, val_images))
+    x, val = torch.as_tensor(images).to(device), torch.as_tensor(val_images).to(device)
     y, val_present = labels.to(device), val_labels.to(device) > 0
     scale = torch.ones_like(y) if weights is None else weights.to(device)
     optimiser = torch.optim.RMSprop(nets.parameters(), lr=learning_rate, alpha=SMOOTHING)
@@ -156,13 +156,13 @@ def train(
         with torch.inference_mode():
             answers = torch.cat([present(scores(part), loss) for part in batches(val)])
         errors.append((answers != val_present).double().mean((0, 2)).cpu())
-        best = torch.stack(errors[EARLY - 1 :]).min(0) if epoch + 1 >= EARLY else None
-        if epoch + 1 == EARLY:
+        since = epoch + 1 - EARLY
+        if since == 0:
             kept |= _parts(nets, "two_epochs", range(len(errors[0])))
-        if best is not None:
-            newest = [i for i, at in enumerate(best.indices.tolist()) if at == epoch + 1 - EARLY]
-            kept |= _parts(nets, "converged", newest)
-            if epoch + 1 - EARLY - int(best.indices.max()) >= PATIENCE:
+        if since >= 0:
+            best = torch.stack(errors[EARLY - 1 :]).min(0).indices.tolist()
+            kept |= _parts(nets, "converged", [i for i, at in enumerate(best) if at == since])
+            if since - max(best) >= PATIENCE:
                 break
     return kept | {"errors": torch.stack(errors)}
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from dftlib.datasets.sources import DLIB_FILE, DLIB_SHA256
 from dftlib.errors import DataError
-from dftlib.models.dlib_files import DlibResidual, folded
+from dftlib.models.dlib_files import DlibResidual, folded, models_of
 
 FILE = DLIB_FILE
 BYTES = 22_466_066
@@ -39,19 +38,16 @@ class DlibFace(DlibResidual):
 
 
 def _installed() -> Path:
-    """The file of that package, which needn't be imported for it, else of DFT_MODELS."""
-    found = find_spec("face_recognition_models")
-    places = found.submodule_search_locations if found else None
-    return Path(places[0], "models", FILE) if places else Path(os.environ.get("DFT_MODELS", ""), FILE)
+    """The file of that package, else of DFT_MODELS."""
+    return (models_of("face_recognition_models") or Path(os.environ.get("DFT_MODELS", ""))) / FILE
 
 
 def _content(path: Path) -> bytes:
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"The weights {path} are missing: {REMEDY}") from None
     except OSError as error:
-        raise DataError(f"The weights {path} can't be read ({error.strerror}): {REMEDY}") from None
+        fault = "are missing" if isinstance(error, FileNotFoundError) else f"can't be read ({error.strerror})"
+        raise DataError(f"The weights {path} {fault}: {REMEDY}") from None
     if hashlib.sha256(content).hexdigest() == SHA256:
         return content
     if len(content) < BYTES:
@@ -71,8 +67,9 @@ def read(content: bytes) -> tuple[Tensor, nn.ModuleList, Tensor]:
         nonlocal at
         values = []
         for _ in range(count):
-            control, at = content[at], at + 1
-            value, at = int.from_bytes(content[at : at + (control & 15)], "little"), at + (control & 15)
+            control, start = content[at], at + 1
+            at = start + (control & 15)
+            value = int.from_bytes(content[start:at], "little")
             values.append(-value if control & 128 else value)
         return values
 

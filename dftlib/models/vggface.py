@@ -56,12 +56,9 @@ def _vggface_state(path: Path, template: dict[str, Tensor]) -> dict[str, Tensor]
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
         loaded = {name.removeprefix("module."): tensor for name, tensor in loaded.get("state_dict", loaded).items()}
-        names = [f"conv{c}" for c in VGGFACE_CONVS] + ["fc6", "fc7"]
-        state = {
-            ours: loaded[f"{name}.{kind}"]
-            for name, layer in zip(names, dict.fromkeys(k.rsplit(".", 1)[0] for k in template), strict=True)
-            for kind, ours in (("weight", f"{layer}.weight"), ("bias", f"{layer}.bias"))
-        }
+        layers = [*(f"conv{c}" for c in VGGFACE_CONVS), "fc6", "fc7"]
+        names = [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
+        state = {ours: loaded[name] for ours, name in zip(template, names, strict=True)}
     except Exception as error:  # torch's reader raises whatever a damaged file makes it stumble over, in many lines
         missing = f" (it has no {error.args[0]})" if isinstance(error, KeyError) and error.args else ""
         raise DataError(f"{path} is not a VGGFace weight file{missing}: {remedy}.") from None

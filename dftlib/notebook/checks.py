@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 
 from dftlib.experiments.profile import Profile, overridden
@@ -40,9 +39,8 @@ def same_as_stored(
     both = table.merge(stored, on=keys, how="left" if some else "outer", suffixes=("", "_stored"), indicator=True)
     check(f"{name} has the rows of the stored table", (both["_merge"] == "both").all())
     for column, most in tolerance.items():
-        apart = (both[column] - both[f"{column}_stored"]).abs()
         missing = both[column].isna() != both[f"{column}_stored"].isna()
-        worst = float(np.nanmax(apart)) if apart.notna().any() else 0.0
+        worst = max((both[column] - both[f"{column}_stored"]).abs().dropna(), default=0.0)
         assert not missing.any(), f"FAIL {name}: {column} is empty in one of the two tables"
         assert worst <= most, f"FAIL {name}: {column} differs from the stored table by {worst:.4g}, more than {most:g}"
         print(f"PASS {name}: {column} within {most:g} of the stored table")

@@ -45,22 +45,19 @@ def execute(notebook: Path, out: Path, parameters: dict[str, Any]) -> None:
     if named := os.environ.get("IPYTHONDIR"):
         with suppress(OSError):  # IPython warns at length where even the folder above isn't there yet
             Path(named).mkdir(parents=True, exist_ok=True)
-    try:
-        with whole(out) as temporary, _lines():
-            try:
-                papermill.execute_notebook(
-                    notebook, temporary, parameters, kernel_name=NATIVE_KERNEL_NAME, kernel_manager_class=OwnKernel,
-                    progress_bar={"mininterval": 10}, config=TRANSPORT,
-                )  # fmt: skip
-            except PapermillExecutionError:
-                temporary.replace(stopped)
-                raise
-    except PapermillExecutionError as error:
-        if error.ename == "DataError":
-            raise DataError(error.evalue) from error
-        if issubclass(getattr(builtins, error.ename, int), OSError):
-            raise DataError(_fault(error.evalue)) from error
-        raise
+    with whole(out) as temporary, _lines():
+        try:
+            papermill.execute_notebook(
+                notebook, temporary, parameters, kernel_name=NATIVE_KERNEL_NAME, kernel_manager_class=OwnKernel,
+                progress_bar={"mininterval": 10}, config=TRANSPORT,
+            )  # fmt: skip
+        except PapermillExecutionError as error:
+            temporary.replace(stopped)
+            if error.ename == "DataError":
+                raise DataError(error.evalue) from error
+            if issubclass(getattr(builtins, error.ename, int), OSError):
+                raise DataError(_fault(error.evalue)) from error
+            raise
     stopped.unlink(missing_ok=True)
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from dftlib import seeds
-from dftlib.images import Pictures, batches
+from dftlib.images import Pictures, as_tensor, batches
 from dftlib.perturbation.perturbation import Perturbation
 
 Levels = tuple[Tensor, Tensor]  # mean and standard deviation of each channel, float64 C each, in grey levels
@@ -17,7 +17,7 @@ Levels = tuple[Tensor, Tensor]  # mean and standard deviation of each channel, f
 
 def channel_levels(images: Pictures) -> Levels:
     """Mean and standard deviation of each channel over images uint8 n x C x H x W."""
-    parts = (_tensor(batch).cpu().double() for batch in batches(images))
+    parts = (as_tensor(batch).cpu().double() for batch in batches(images))
     total = sum(torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))]) for x in parts)
     mean, square = cast(Tensor, total) / (len(images) * images.shape[2] * images.shape[3])
     return mean, (square - mean**2).sqrt()
@@ -27,7 +27,7 @@ def match_channels(images: Pictures, own: Levels, wanted: Levels) -> Tensor:
     """The colour control: images uint8 n x C x H x W given the `wanted` mean and std of each channel, uint8, where they are."""
     numbers = torch.stack([own[0], wanted[1] / own[1].clamp_min(1e-9), wanted[0]]).float()[:, None, :, None, None]
     made = []
-    for batch in map(_tensor, batches(images)):
+    for batch in map(as_tensor, batches(images)):
         centre, gain, target = numbers.to(batch.device)
         made.append(((batch.float() - centre) * gain + target).round().clamp(0, 255).to(torch.uint8))
     return torch.cat(made)
@@ -35,12 +35,8 @@ def match_channels(images: Pictures, own: Levels, wanted: Levels) -> Tensor:
 
 def mean_picture(images: Pictures) -> Tensor:
     """The mean of images uint8 n x 3 x H x W: float32 3 x H x W in [0, 1], where they are."""
-    total = sum(_tensor(batch).double().sum(0) for batch in batches(images))
+    total = sum(as_tensor(batch).double().sum(0) for batch in batches(images))
     return (cast(Tensor, total) / (255 * len(images))).float()
-
-
-def _tensor(batch: Pictures) -> Tensor:
-    return torch.as_tensor(np.array(batch)) if isinstance(batch, np.ndarray) else batch
 
 
 def controls_on(found: Perturbation, seed: int) -> dict[str, Perturbation]:

@@ -6,11 +6,10 @@ image of a batch has its own state, and only those not flipped yet are computed.
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dftlib.images import Pictures, to_float
+from dftlib.images import Pictures, as_tensor, to_float
 from dftlib.models.attribute_networks import Network, losses, present
 from dftlib.progress import tqdm
 
@@ -54,7 +53,7 @@ def flip(
     """
     if method not in METHODS or search not in SEARCHES:
         raise ValueError(f"There is no '{method}' by '{search}': choose one of {METHODS} by one of {tuple(SEARCHES)}.")
-    source = torch.from_numpy(np.array(images)) if isinstance(images, np.ndarray) else images
+    source = as_tensor(images)
     device = next(net.parameters()).device
     found, sizes = torch.empty_like(source), torch.empty(len(source), device=source.device)
     at_once = BATCH if device.type == "cpu" else ON_GPU
