@@ -284,7 +284,7 @@ CONSTANTS: dict[ModuleType, dict[str, tuple[Any, set[str]]]] = {
     attribute_networks: {
         name: (9, set(ASKS)) for name in ("WIDTHS", "STRIDES", "EARLY", "PATIENCE", "SMOOTHING", "DECAY", "POWER")
     },
-    per_image: {name: (9, {"flips", "universal"}) for name in ("LIMIT", "STEPS", "FINE")},
+    per_image: {name: (9, {"flips", "universal"}) for name in ("LIMIT", "STEPS", "FINE", "SURE")},
     similarity: {name: (9, {"flips", "universal"}) for name in ("GREY", "ITERATIONS", "EPSILON")},
     robustness: {"TOGETHER": (3, set(ASKS)), "COMPARED": (9, {"universal"})},
     gradient: {"key": (lambda _: {"pool": 9}, {"universal"})},
