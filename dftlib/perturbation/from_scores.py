@@ -188,9 +188,10 @@ def fit_black_box(
     labels, val_labels = (class_indices(given) for given in (labels, val_labels))
     if learner not in LEARNERS:
         raise DataError(f"There is no learner '{learner}': choose one of {', '.join(LEARNERS)}.")
-    for name, given, what in (("statistics", reference, "reference images"), ("encoder", encoder, "a known network")):
-        if learner == name and given is None:
-            raise DataError(f"The learner '{name}' needs {what}: give it as an argument, or choose another learner.")
+    if learner == "statistics" and reference is None:
+        raise DataError("The learner 'statistics' needs reference images: give `reference`, or choose another learner.")
+    if learner == "encoder" and encoder is None:
+        raise DataError("The learner 'encoder' needs a known network: give `encoder`, or choose another learner.")
     if query_log is None:
         raise DataError("Asking costs: name a file as `query_log`, so that no answer is paid for twice.")
     if len(labels.unique()) < 2:

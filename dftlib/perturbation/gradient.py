@@ -66,7 +66,7 @@ class Settings:
                 raise DataError(f"Parameter '{name}' must be {lowest} or more, not {value}.")
         for name, known in (("distance", ("mean", "sum")), ("optimiser", ("adam", "steepest"))):
             if (value := getattr(self, name)) not in known:
-                raise DataError(f"There is no {name} '{value}': choose one of {', '.join(known)}.")
+                raise DataError(f"There is no {name} '{value}': choose {' or '.join(map(repr, known))}.")
         if self.min_psnr and self.box == "printed":
             raise DataError("The box map 'printed' changes pictures at N = 0 already: set min_psnr to 0, or another box map.")
 

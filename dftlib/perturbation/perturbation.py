@@ -35,6 +35,9 @@ class Perturbation(nn.Module):
         self.register_buffer("n", n.detach().float())
         self.box, self.about = box, about or {}
 
+    def extra_repr(self) -> str:
+        return f"{' x '.join(map(str, self.n.shape))}, box={self.box!r}"
+
     def with_n(self, n: Tensor) -> "Perturbation":
         """A copy with another N."""
         return Perturbation(n, self.box, self.about)
