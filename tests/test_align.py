@@ -305,7 +305,7 @@ def test_a_marker_is_where_the_eye_is_said_to_be(
         np.testing.assert_allclose((centre(image.transpose(1, 2, 0)) + 0.5) / 100, eyes[0], atol=2e-3)
 
 
-def test_an_unknown_way_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_way_is_refused(tmp_path: Path, counted: list[str]) -> None:
     faces_on_disk.celeba(tmp_path)
     for name in ("celeba", "studio"):
         with pytest.raises(DataError, match=r"There is no alignment 'eyes': set 'align' to one of chip, crop, none\.$"):

@@ -58,8 +58,7 @@ def largest_face(detector: Any, grey: NDArray[np.uint8]) -> tuple[int, int, int,
     """Left, top, width, height of the largest face of an H x W picture in pixels, or None."""
     side = min(grey.shape) // 5  # no face of the originals is smaller; smaller finds are texture
     found = detector.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(side, side))
-    left, top, width, height = max(map(tuple, found), key=lambda b: (b[2] * b[3], b), default=(0, 0, 0, 0))
-    return (int(left), int(top), int(width), int(height)) if width else None
+    return max(map(tuple, found), key=lambda b: (b[2] * b[3], b), default=None)
 
 
 def face_boxes(folder: Path, files: list[str]) -> NDArray[np.float64]:

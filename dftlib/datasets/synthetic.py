@@ -9,6 +9,7 @@ spread, + 1.5 with make-up - 1.2 with glasses + normal noise of spread 0.5; pres
 """
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -84,45 +85,39 @@ def _ramp(table: tuple[tuple[float, ...], ...], at: Tensor) -> Tensor:
 def _latents(s: Style, subjects: int, per_subject: int, g: torch.Generator) -> tuple[dict[str, Tensor], pd.DataFrame]:
     """Everything a picture is drawn from, N x 1 x 1 a number and N x 3 x 1 x 1 a colour, and its labels."""
     n, total = subjects, subjects * per_subject
-
-    def uniform(count: int = n) -> Tensor:
-        return torch.rand(count, generator=g)
-
-    def normal(count: int = n) -> Tensor:
-        return torch.randn(count, generator=g)
-
-    male = uniform() < s.male
+    uniform, normal = partial(torch.rand, generator=g), partial(torch.randn, generator=g)
+    male = uniform(n) < s.male
     # Looks scatter around the gender and overlap, so that no single feature and no classifier tells it for certain.
-    looks = torch.where(male, 1.0, -1.0) + 0.35 * normal()
-    youth, rough, skew, lips = uniform(), uniform(), normal(), normal()
-    melanin = uniform() ** s.pale
-    brow = 0.3 * looks + 0.7 * normal()
-    glasses, makeup = uniform() < s.glasses, uniform() < torch.where(male, 0.02, 0.62)
-    score = 4.2 * (youth - 0.5) + 2.1 * (0.5 - rough) + 0.66 * (0.8 - skew.abs()) + 0.5 * lips + 0.5 * normal()
+    looks = torch.where(male, 1.0, -1.0) + 0.35 * normal(n)
+    youth, rough, skew, lips = uniform(n), uniform(n), normal(n), normal(n)
+    melanin = uniform(n) ** s.pale
+    brow = 0.3 * looks + 0.7 * normal(n)
+    glasses, makeup = uniform(n) < s.glasses, uniform(n) < torch.where(male, 0.02, 0.62)
+    score = 4.2 * (youth - 0.5) + 2.1 * (0.5 - rough) + 0.66 * (0.8 - skew.abs()) + 0.5 * lips + 0.5 * normal(n)
     score += 1.5 * makeup - 1.2 * glasses
-    long_hair = uniform() < torch.where(male, 0.12, 0.72)
-    grey = ((0.4 - youth) * 4 * uniform()).clamp(0, 1)
-    hair = _ramp(HAIRS, uniform() ** 1.3 * (1.15 - melanin) + 0.05 * normal())
-    beard = torch.where(male & (uniform() < 0.45), 0.15 + 0.75 * uniform(), 0.0)
-    skin = _ramp(SKINS, melanin) * (1 + torch.tensor([0.012, -0.006, -0.02]) * normal()[:, None])
+    long_hair = uniform(n) < torch.where(male, 0.12, 0.72)
+    grey = ((0.4 - youth) * 4 * uniform(n)).clamp(0, 1)
+    hair = _ramp(HAIRS, uniform(n) ** 1.3 * (1.15 - melanin) + 0.05 * normal(n))
+    beard = torch.where(male & (uniform(n) < 0.45), 0.15 + 0.75 * uniform(n), 0.0)
+    skin = _ramp(SKINS, melanin) * (1 + torch.tensor([0.012, -0.006, -0.02]) * normal(n)[:, None])
     # Dark frames would vanish on dark skin.
-    frame = torch.where(melanin[:, None] > 0.55, torch.tensor(GOLD), _ramp(FRAMES, uniform() * (1 - melanin)))
+    frame = torch.where(melanin[:, None] > 0.55, torch.tensor(GOLD), _ramp(FRAMES, uniform(n) * (1 - melanin)))
     person = {
         "male": male, "looks": looks, "old": 1 - youth, "rough": rough, "skew": 0.035 * skew, "melanin": melanin,
         "brow": brow, "attractive": score > s.taste, "skin": skin,
-        "hair": hair.lerp(torch.full((3,), 0.72), grey[:, None]), "iris": _ramp(IRISES, uniform() * (1.2 - melanin)),
-        "frame": frame, "glasses": glasses, "round": 2 + 3 * uniform(),
-        "makeup": makeup, "lipstick": _ramp(LIPSTICKS, uniform()),
-        "long": long_hair, "fringe": (uniform() < 0.3) & long_hair,
-        "bald": male & (uniform() < 0.16), "beard": beard, "moustache": beard * (uniform() < 0.8),
-        "line": 0.03 * normal(), "part": 0.15 * normal(), "wave": uniform(), "cloth": torch.rand(n, 3, generator=g) * 0.7,
-        "width": 0.655 + 0.018 * looks + 0.022 * normal(), "jaw": 2.25 + 0.28 * looks + 0.2 * normal(),
-        "taper": 0.22 - 0.06 * looks + 0.05 * normal(), "chin": 0.96 + 0.025 * looks + 0.03 * normal(),
-        "eyes": 0.175 - 0.006 * looks + 0.009 * normal(), "apart": 0.315 + 0.014 * normal(),
-        "open": 0.092 - 0.007 * looks + 0.009 * normal(), "tilt": 0.10 - 0.04 * looks + 0.08 * normal(),
-        "arch": 0.045 - 0.012 * looks + 0.012 * normal(), "above": 0.195 - 0.018 * looks + 0.014 * normal(),
-        "nose": 0.105 + 0.010 * looks + 0.013 * normal(), "length": 0.25 + 0.012 * looks + 0.02 * normal(),
-        "lips": (0.076 - 0.007 * looks + 0.013 * lips).clamp(min=0.04), "mouth": 0.24 + 0.02 * normal(),
+        "hair": hair.lerp(torch.full((3,), 0.72), grey[:, None]), "iris": _ramp(IRISES, uniform(n) * (1.2 - melanin)),
+        "frame": frame, "glasses": glasses, "round": 2 + 3 * uniform(n),
+        "makeup": makeup, "lipstick": _ramp(LIPSTICKS, uniform(n)),
+        "long": long_hair, "fringe": (uniform(n) < 0.3) & long_hair,
+        "bald": male & (uniform(n) < 0.16), "beard": beard, "moustache": beard * (uniform(n) < 0.8),
+        "line": 0.03 * normal(n), "part": 0.15 * normal(n), "wave": uniform(n), "cloth": uniform(n, 3) * 0.7,
+        "width": 0.655 + 0.018 * looks + 0.022 * normal(n), "jaw": 2.25 + 0.28 * looks + 0.2 * normal(n),
+        "taper": 0.22 - 0.06 * looks + 0.05 * normal(n), "chin": 0.96 + 0.025 * looks + 0.03 * normal(n),
+        "eyes": 0.175 - 0.006 * looks + 0.009 * normal(n), "apart": 0.315 + 0.014 * normal(n),
+        "open": 0.092 - 0.007 * looks + 0.009 * normal(n), "tilt": 0.10 - 0.04 * looks + 0.08 * normal(n),
+        "arch": 0.045 - 0.012 * looks + 0.012 * normal(n), "above": 0.195 - 0.018 * looks + 0.014 * normal(n),
+        "nose": 0.105 + 0.010 * looks + 0.013 * normal(n), "length": 0.25 + 0.012 * looks + 0.02 * normal(n),
+        "lips": (0.076 - 0.007 * looks + 0.013 * lips).clamp(min=0.04), "mouth": 0.24 + 0.02 * normal(n),
     }  # fmt: skip
     p = {k: v.float().repeat_interleave(per_subject, 0) for k, v in person.items()}
     happy, j = uniform(total) < s.smiling, s.pose / 10
@@ -136,7 +131,7 @@ def _latents(s: Style, subjects: int, per_subject: int, g: torch.Generator) -> t
         "gaze": 0.2 * normal(total),
         "lx": s.light[0] + s.light_jitter * normal(total), "ly": s.light[1] + s.light_jitter * normal(total),
         "exposure": 1 + 0.09 * normal(total),
-        "cast": torch.tensor(s.gain) * (1 + 0.03 * torch.randn(total, 3, generator=g)),
+        "cast": torch.tensor(s.gain) * (1 + 0.03 * normal(total, 3)),
     }  # fmt: skip
     seen = (p["male"], happy, p["brow"] > 0.45, p["melanin"] < 0.27, p["attractive"], wears, p["glasses"])
     labels = pd.DataFrame({a: v.numpy().astype(np.int8) for a, v in zip(ATTRIBUTES, seen, strict=True)})
