@@ -32,7 +32,6 @@ from dftlib.notebook.pages import write_page
 from dftlib.paths import ROOT
 from dftlib.perturbation import from_scores, surrogates
 from dftlib.perturbation.perturbation import Perturbation
-from dftlib.perturbation.problem import Problem
 from dftlib.perturbation.query_log import ANEW
 
 NOTEBOOK = ROOT / "notebooks" / "10_your_own_classifier.ipynb"
@@ -74,10 +73,11 @@ def wanted(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Req
     """The request that works; surrogates are trained for a moment only."""
     asked.clear()
 
-    def brighter(step: object, c: torch.Tensor, problem: Problem, *_: float) -> torch.Tensor:
+    def brighter(model: surrogates.Imitation, c: torch.Tensor, _: int) -> torch.Tensor:
+        problem = model.problem
         return problem.limited(c + problem.reduced(torch.full(problem.images.shape[1:], 0.2)))
 
-    monkeypatch.setattr(surrogates, "steepest", brighter)
+    monkeypatch.setattr(surrogates.Imitation, "fitted", brighter)
     monkeypatch.setattr(surrogates.Surrogate, "learn", lambda *_: None)
     return Request(str(photos), str(photos / "labels.csv"), "test_yours:bright", 300, str(tmp_path / "out"), pixels=8)
 

@@ -18,7 +18,6 @@ from dftlib import seeds
 from dftlib.classifiers.base import TorchClassifier
 from dftlib.datasets.base import Split
 from dftlib.experiments.lab import best_gain
-from dftlib.experiments.outcome import in_percent
 from dftlib.images import to_float
 from dftlib.metrics import classification, similarity
 from dftlib.metrics.comparison import compare
@@ -159,7 +158,7 @@ def study() -> tuple[pd.DataFrame, dict[str, Perturbation]]:
             for split in (test, val)
         )  # fmt: skip
         own = TorchClassifier(trained(known)).scores(test.images).argmax(1).numpy() == test.labels.numpy()
-        shares = in_percent("best", of_test.right[of_test.best]) | in_percent("own", own)
+        shares = classification.in_percent("best", of_test.right[of_test.best]) | classification.in_percent("own", own)
         plain = to_float(test.images, torch.device("cpu"))
         others = {name: of_test.accuracy(name) for name in of_test.right if name not in ("before", "after")}
         rows.append({

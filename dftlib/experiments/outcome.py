@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from dftlib.datasets.base import Split
@@ -47,12 +46,6 @@ class Outcome:
     perturbation: Perturbation
     scores: dict[str, Tensor]
     comparison: Comparison
-
-
-def in_percent(name: str, right: classification.Bools) -> dict[str, float]:
-    """The share of `right`, percent, with its Wilson interval, `_lo` and `_hi`; nan where there is nothing to share."""
-    shares = (right.mean(), *classification.wilson(right)) if len(right) else (np.nan, np.nan, np.nan)
-    return {f"{name}{end}": 100 * float(share) for end, share in zip(("", "_lo", "_hi"), shares, strict=True)}
 
 
 def by_threshold(answers: Tensor, labels: Tensor, scores: Tensor, split: Split) -> classification.Bools:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dftlib import artefacts, seeds
-from dftlib.experiments.outcome import in_percent
+from dftlib.metrics import classification
 from dftlib.metrics.class_order import ClassOrder
 from dftlib.metrics.comparison import Comparison
 from dftlib.perturbation.perturbation import Perturbation
@@ -80,7 +80,7 @@ class Tuned:
     def _ways(self) -> pd.DataFrame:
         names = {"before": "aligned, as they are" if "unaligned" in self.comparison.right else "as they are", "after": "with N"}
         names |= {name: short for name, (_, short) in REMEDIES.items() if name in self.comparison.right}
-        rows = [(name, *in_percent("right", self.comparison.right[name]).values()) for name in names]
+        rows = [(name, *classification.in_percent("right", self.comparison.right[name]).values()) for name in names]
         return pd.DataFrame(rows, list(names.values()), ["name", "right", "lo", "hi"])
 
     def verdict(self, note: str = "") -> str:

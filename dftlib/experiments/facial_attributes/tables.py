@@ -14,7 +14,6 @@ from torch import Tensor
 from dftlib import paths
 from dftlib.datasets.base import Split
 from dftlib.experiments.facial_attributes.robustness import TAU, AttributeLab, adversarial, loss_of, predictions, scores
-from dftlib.experiments.outcome import in_percent
 from dftlib.metrics import classification, similarity
 from dftlib.metrics.comparison import Comparison, compare
 from dftlib.models import attribute_networks
@@ -73,7 +72,7 @@ def errors(lab: AttributeLab) -> pd.DataFrame:
         for i, attribute in enumerate(lab.names):
             both = np.mean([errs[truth[:, i] == value, i].mean() for value in (False, True)])
             row = {"attribute": attribute, "approach": approach, "n_test": len(errs), "epoch": epochs[approach][i]}
-            rows.append({**row, **in_percent("error", errs[:, i]), "balanced_error": 100 * float(both)})
+            rows.append({**row, **classification.in_percent("error", errs[:, i]), "balanced_error": 100 * float(both)})
     table = pd.DataFrame(rows)
     own = table[table["approach"] == SEPARATE].sort_values("error", kind="stable")
     return _by_attribute(table, own["attribute"].tolist(), "approach")
@@ -174,7 +173,7 @@ def success(lab: AttributeLab) -> pd.DataFrame:
         for (sign, of), (i, attribute) in product(_signs(found), enumerate(lab.names)):
             hit = adversarial(found)[of[:, i], i].numpy()
             row = {"attribute": attribute, "adversarial_type": kind_of + sign, "mode": mode, "n": len(hit)}
-            rows.append({**row, **in_percent("success", hit)})
+            rows.append({**row, **classification.in_percent("success", hit)})
     table = pd.DataFrame(rows)
     first = table[(table["adversarial_type"] == "FGS+") & (table["mode"] == SEARCHES["line"])]
     order = first.sort_values("success", kind="stable", ascending=False)["attribute"].tolist()
@@ -233,7 +232,7 @@ def universal(lab: AttributeLab) -> pd.DataFrame:
         shares = {"natural": natural, "set_right": after[~was], "natural_set_right": after[~was][natural], "broken": ~after[was]}
         row: dict[str, Any] = {"attribute": attribute, "mistakes": int((~was).sum()), "n_test": len(test)}
         for name, which in shares.items():
-            row |= in_percent(name, which)
+            row |= classification.in_percent(name, which)
         rows.append({
             **row, **measured.row(), "bound": 100 * float((was.sum() + natural.sum()) / len(test)),
             "threshold": measured.accuracy("moving the threshold"),
