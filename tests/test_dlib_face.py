@@ -22,7 +22,7 @@ from dftlib.errors import DataError
 from dftlib.experiments import lab
 from dftlib.experiments.lab import Lab
 from dftlib.experiments.profile import load_profile
-from dftlib.models import backbones, dlib_face
+from dftlib.models import backbones, dlib_face, dlib_files
 from dftlib.models.dlib_face import FILE, DlibFace
 
 installed = pytest.mark.skipif(not find_spec("face_recognition_models"), reason="the extra 'face' isn't installed")
@@ -159,7 +159,7 @@ def test_one_changed_byte_is_found(tmp_path: Path) -> None:
 def test_without_the_package_the_file_is_looked_for_in_the_folder_of_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dlib_face, "find_spec", lambda name: None)
+    monkeypatch.setattr(dlib_files, "find_spec", lambda name: None)
     monkeypatch.delenv("DFT_MODELS", raising=False)
     refused("", f"The weights {FILE} are missing")
     monkeypatch.setenv("DFT_MODELS", str(tmp_path))
