@@ -209,7 +209,8 @@ def unpack(archive: Path, out: Path) -> None:
     elif archive.suffixes[-2:] == [".dat", ".bz2"]:
         out.mkdir(parents=True, exist_ok=True)
         with bz2.open(archive) as packed_file, (out / archive.stem).open("wb") as file:
-            shutil.copyfileobj(packed_file, file)
+            for piece in tqdm(iter(partial(packed_file.read, PIECE), b""), archive.name, unit="piece"):
+                file.write(piece)
     else:
         with tarfile.open(archive, "r|*") as stream:
             for member in tqdm(stream, archive.name, unit="file"):

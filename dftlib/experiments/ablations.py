@@ -187,8 +187,9 @@ def _compared(lab: Lab, cell: Cell, found: Perturbation) -> dict[str, float]:
     """PSNR (dB), SSIM and PASS, means over at most `COMPARED` test images."""
     rows = some(lab.splits(cell)[2].rows, COMPARED, rng(0, "compared"))
     plain = to_float(lab.of_cell(cell, rows).images, torch.device("cpu"))
+    changed = found.apply(plain)
     measures = {"psnr": similarity.psnr, "ssim": similarity.ssim, "pass": similarity.pass_score}
-    return {name: float(measure(plain, found.apply(plain)).mean()) for name, measure in measures.items()}
+    return {name: float(measure(plain, changed).mean()) for name, measure in measures.items()}
 
 
 def _tried(lab: Lab, cell: Cell, settings: Settings) -> Row:

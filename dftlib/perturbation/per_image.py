@@ -55,7 +55,8 @@ def flip(
         raise ValueError(f"There is no '{method}' by '{search}': choose one of {METHODS} by one of {tuple(SEARCHES)}.")
     source = as_tensor(images)
     device = next(net.parameters()).device
-    found, sizes = torch.empty_like(source), torch.empty(len(source), device=source.device)
+    found = torch.empty_like(source, dtype=torch.uint8)
+    sizes = torch.empty(len(source), device=source.device)
     at_once = BATCH if device.type == "cpu" else ON_GPU
     bar = tqdm(total=len(source), desc=f"{method} {search}", unit="image", leave=False)
     for start in range(0, len(source), at_once):

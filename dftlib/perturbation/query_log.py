@@ -134,7 +134,7 @@ class Meter:
         it is paid for, counted in `sent`, and kept under a name of its own; it isn't of the budget. An answer is another one
         where both new ones are further from it than twice what two answers of the same classifier are apart.
         """
-        keys, levels = digests(self.box.identity, images), whole_levels(images)
+        keys = digests(self.box.identity, images)
         known = self.log.known(self.box.identity, keys)
         rows = sorted({key: row for row, key in enumerate(keys) if key in known}.values())
         if not rows:
@@ -144,7 +144,8 @@ class Meter:
         chosen = [rows[i] for i in sorted({i * len(rows) // count for i in range(count)})]
 
         def anew(rows: list[int]) -> Tensor:
-            return self._sent(levels[rows], [keys[row] for row in rows], f"{self.box.identity} (anew {len(self.log)})")
+            name = f"{self.box.identity} (anew {len(self.log)})"
+            return self._sent(whole_levels(images[rows]), [keys[row] for row in rows], name)
 
         twice = dict(zip(digests(self._again, images), keys, strict=True))
         again = self.log.known(self._again, twice)
