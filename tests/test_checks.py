@@ -56,6 +56,8 @@ def test_what_cannot_be_compared_is_said(
 ) -> None:
     checks.same_as_stored(TABLE * 2, "table", load_profile("demo", weight=300), ["data"], {"after": 0})
     assert capsys.readouterr().out == "SKIP table: weight differ from the profile 'demo'\n"
+    checks.same_as_stored(TABLE * 2, "table", load_profile("small"), ["data"], {"after": 0})
+    assert capsys.readouterr().out == "SKIP table: what is stored is of a sample of the real data sets\n"
     monkeypatch.setenv("DFT_ACCEPT", "1")
     compare(TABLE * 2)
     assert capsys.readouterr().out.startswith("SKIP table: no stored table")

@@ -25,7 +25,8 @@ def across() -> pd.DataFrame:
     means = cells.mean(numeric_only=True)
     for name in ("rise", "over_best", "auc_rise"):
         means[f"{name}_lo"], means[f"{name}_hi"] = cells[f"{name}_lo"].min(), cells[f"{name}_hi"].max()
-    return means.assign(seeds=cells.size(), best_remedy=cells["best_remedy"].first()).reset_index()
+    often = cells["best_remedy"].agg(lambda names: names.mode()[0] if names.duplicated().any() else "varies")
+    return means.assign(seeds=cells.size(), recommended=cells["recommended"].sum(), best_remedy=often).reset_index()
 
 
 def main_table() -> list[str]:
@@ -109,6 +110,26 @@ def test_what_is_said_of_wrong_crops_was_measured() -> None:
     assert far["short"].between(7, 11.5).all()
 
 
+def advice_table() -> list[str]:
+    """What following the kit's advice gives in Tables 5 and 6 of the profile identity, and both classes counted the same."""
+    lines = [
+        "| attribute | pictures | model | recommended | aligned | with N | as advised | balanced, aligned | balanced, with N |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in across().to_dict("records"):
+        shown = " | ".join(f"{r[k]:.1f}" for k in ("before", "after", "after_gate", "balanced_before", "balanced_after"))
+        lines.append(
+            f"| {r['attribute']} | {NAMES[r['data']]} | {NAMES[r['model']]} | {r['recommended']} of {r['seeds']} | {shown} |"
+        )
+    return lines
+
+
+def test_the_table_of_advice_is_that_of_the_results() -> None:
+    assert "\n".join(advice_table()) in RESULTS
+    refused = across().query("recommended == 0").set_index("attribute")["rise"]
+    assert (refused[["Bushy Eyebrows", "Attractive"]] > 8).all()
+
+
 def home_table() -> list[str]:
     """Tables 2 and 3 of the profile identity as results/README.md prints them; Gender also where people come in several parts."""
     tables = pd.concat([stored(name, "identity") for name in ("table2_gender_intra", "table3_attributes_intra")])
@@ -173,7 +194,7 @@ def test_the_table_of_model_and_data_is_that_of_the_results() -> None:
     assert after[512, "Bushy Eyebrows, lfw", "all layers"] > after[1300, "Bushy Eyebrows, lfw", "all layers"]
     assert sorted(round(rise[32, cell, "data"]) for cell in cells) == [-4, 0, 0, 0, 0]
     assert round(min(rise[32, cell, "all layers"] for cell in cells)) == -12
-    assert max(mean(rise, 32, method) for method in ("data", "head", "all layers")) < 1.05
+    assert max(mean(rise, 32, method) for method in ("data", "head", "all layers")) < 1.1
     gained = [cell for cell in cells if min(rise[32, cell, "head"], rise[32, cell, "all layers"]) > 0]
     assert gained == ["Bushy Eyebrows, lfw"]
     assert mean(rise, 512, "data") > 0.85 * mean(rise, 1300, "data")
@@ -326,6 +347,17 @@ def claims() -> list[str]:
     ]
 
 
+def test_what_notebooks_say_of_speed_was_measured() -> None:
+    side, line = "step of a network", "flip one by one, line"
+    eight = [_measured(side, f"8 at a time, {kind}", f"1 at a time, {kind}")["ratio"] for kind in ("bfloat16", "float32")]
+    found = [_measured(line, name, "floor")["ratio"] for name in ("ours, FGS", "ours, FFA", "ART FGM, minimal")]
+    said = {name: next((ROOT / "notebooks").glob(f"{name}_*.ipynb")).read_text() for name in ("07", "08")}
+    assert "takes {:.2f} of the time of one by one in bfloat16 and {:.2f} in float32".format(*eight) in said["07"]
+    assert f"costs {found[0]:.1f} times one forward" in said["08"]
+    assert f"by FFA {found[1]:.1f} times" in said["08"]
+    assert f"{found[2]:.1f} times for the same epsilons" in said["08"]
+
+
 def scale_table() -> list[str]:
     """The README's table of what the paper's own experiment would cost."""
     lines = ["| GPUs | step | all-reduce's share | fit |", "|---|---|---|---|"]
@@ -401,10 +433,14 @@ def results_said() -> list[str]:
     assert (gender["over_best_lo"] > 0).sum() == 1
     assert (glasses["over_best_lo"] > 0).sum() == 0
     worn = glasses.mean(numeric_only=True)
+    (seen,) = glasses.query("data == 'lfw' and model == 'celeba'").to_dict("records")
+    drawn = stored("table5_gender_inter", "identity").query("protocol == 'subject' and attribute == 'Eyeglasses'")
+    advised = drawn.query("data == 'lfw' and model == 'celeba' and recommended")
+    assert len(advised) == 2
     return [
         f"of {glance['n_test']} test pictures {glance['before']:.1f} % are right before and {glance['after']:.1f} % after",
-        f"N within {stored('table5_gender_inter', 'identity')['min_psnr'].iloc[0]:g} dB",
-        "{:.1f} and {:.1f} %, about where the paper has them".format(*celeba["unaligned"]),
+        f"a PSNR of {stored('table5_gender_inter', 'identity')['min_psnr'].iloc[0]:g} dB",
+        "{:.1f} and {:.1f} % (the paper's: {:.1f} and {:.1f})".format(*celeba["unaligned"], *celeba["published_before"]),
         "right in {:.1f} and {:.1f} % of all cases".format(*celeba["before"]),
         f"N takes {six['before']:.1f} to {six['after']:.1f} %, a moved threshold {six['threshold']:.1f} %",
         "{:.1f} % in the usual crops, {:.1f} aligned, {:.1f} with a moved threshold, {:.1f} with N, {:.1f} by each".format(
@@ -418,6 +454,10 @@ def results_said() -> list[str]:
             *tuned.loc["data", ["labels", "before", "after"]], *tuned.loc[["head", "all layers"], "after"]
         ),
         f"falls from {off['balanced_before']:.1f} to {off['balanced_after']:.1f} %",
+        f"falls from {seen['balanced_before']:.1f} to {seen['balanced_after']:.1f} %",
+        f"recommends {across()['recommended'].sum()} of these {across()['seeds'].sum()} N",
+        f"gets {six['after_gate']:.1f} % of the six Gender cells right",
+        f"costs balanced accuracy {(advised['balanced_before'] - advised['balanced_after']).max():.1f} points",
         f"from {weak['before']:.1f} to {weak['after']:.1f} %",
         f"over people are {stored('interval_widths')['ratio'].mean():.1f} times as wide",
         f"{share['FGS+']:.1f} % of right answers by FGS, {share['FFA+']:.1f} % by FFA",
@@ -472,8 +512,9 @@ def test_the_readme_has_no_other_number() -> None:
     known = (
         "Python 3.11 (3.11.4 or newer) to 3.13", "3 GB of disk", "3 GB of memory", "3 GB of CUDA", "in [0, 1]", "AAAI 2019",
         "Boult; 2018", "95 % interval", "Tables 5 and 6", "Tables 2 to 6",
-        "by 9 to 12 points", "PASS at 0.95", "32 labels are too few", "equation 5",
-        "notebook 05", "notebook 02",
+        "by 9 to 12 points", "PASS at 0.95", "32 labels are too few", "1.1 points on average", "equation 5",
+        "notebook 05", "notebook 02", "6 GB with CUDA", "1,000 labelled pictures", "300 more", "1,000 test pictures (MUCT 760)",
+        "300 validation pictures", "to 150 x 150", "125 x 125", "89 x 109 (18,253 of 202,599)", "24 x 32", "seed 0",
     )  # fmt: skip
     for words in known:
         assert words in text, words

@@ -20,6 +20,11 @@ def cells(name: str, profile: str = "small") -> pd.Series:
     return means.mean()
 
 
+def by_place(across: pd.Series, own: pd.Series) -> float:
+    """What aligning gives back of what a classifier loses on other data, in percent."""
+    return float(100 * (across["before"] - across["unaligned"]) / (own["before"] - across["unaligned"]))
+
+
 def flips() -> list[float]:
     table = stored("flippability").query("mode == 'line-search'").set_index(["loss", "adversarial_type"])["pass_95"]
     names = ("FGS+", "FFA+", "MFFA+", "FGS-", "FFA-")
@@ -35,6 +40,7 @@ def expected() -> list[str]:
     findings = stored("scorecard_findings")
     held = findings[findings["case"] == "mean share of other answers changed"].set_index("finding")
     moved, port = held.loc["MOON's attributes move together more"], held.loc["two epochs' images port better"]
+    longer = findings[findings["finding"] == "longer training leaves nine tenths or more"]["holds"]
     scans = stored("digits", "demo").set_index("scanner")
     alike, shift = scans.loc[["contrast", "uneven light", "smudge", "blur"]].mean(numeric_only=True), scans.loc["shift"]
     home = cells("table2_gender_intra", "identity")
@@ -55,9 +61,11 @@ def expected() -> list[str]:
         f"both in turn {turns['both']:.1f}, N alone {turns['data']:.1f} |",
         f"told apart unevenly by {uneven[0]:.1f} points before, {uneven[1]:.1f} after |",
         f"features of an age network: {across['before']:.1f} → {across['after']:.1f} |",
-        f"face identity network (`PROFILE=identity`): {real['before']:.1f} → {real['after']:.1f} |",
+        f"mean of six, face identity network: {real['before']:.1f} → {real['after']:.1f} |",
         f"face identity network, mean rise: {cells('table6_attributes_inter', 'identity')['rise']:.1f} |",
-        f"usual crops: {across['unaligned']:.1f} |",
+        f"usual crops: {real['unaligned']:.1f} and {across['unaligned']:.1f} |",
+        f"crops explain {by_place(real, home):.0f} % of the collapse, on weak features {by_place(across, own):.0f} % |",
+        f"longer training helps in {int((~longer).sum())} of {len(longer)} |",
         f"other attributes, own set, features of an age network, mean rise: {cells('table3_attributes_intra')['rise']:.1f} |",
         f"on features of an age network, mean rise: {cells('table6_attributes_inter')['rise']:.1f} |",
         f"separate networks {separate:.1f}, MOON {moon:.1f}, majority class {majority:.1f} |",

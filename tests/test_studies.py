@@ -10,6 +10,7 @@ import torch
 from dftlib.experiments import ablations
 from dftlib.experiments.lab import Lab, settings_of
 from dftlib.experiments.outcome import Cell
+from dftlib.plots import style
 
 CELL = Cell(5, "Gender", "webcam", "studio", "subject", 0)
 
@@ -24,6 +25,13 @@ def test_figures_9_and_10_have_the_paper_s_cells(tiny: Lab) -> None:
     three = {(a, "press", "studio") for a in ("Gender", "Smiling", "Bushy Eyebrows", "Pale Skin")}
     assert found == three | {("Gender", "webcam", "studio")}
     assert len(ablations.featured(tiny)) == 2
+
+
+def test_the_cell_to_look_at_has_test_faces_that_may_be_shown(tiny: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = ablations.featured(tiny)
+    assert ablations.shown(tiny) == first
+    monkeypatch.setattr(style, "showable", lambda data, rows: rows[:0] if data.name == first.data else rows)
+    assert ablations.shown(tiny) == second
 
 
 def test_a_budget_is_part_of_the_next_and_keeps_the_classes_in_proportion(tiny: Lab) -> None:

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> int:
         lab = Lab(load_profile(given.profile))
         note = "synthetic faces" if lab.profile.synthetic else ""
-        shown = tables.glance(lab, ablations.featured(lab)[0])
+        shown = tables.glance(lab, ablations.shown(lab))
         path = outputs.write_figure(data_finetuning.examples(**shown, note=note), "glance", lab.profile.profile)
         print(f"{path}: {shown['title']}")
         return 0

@@ -24,6 +24,7 @@ from dftlib.models import backbones, training
 from dftlib.perturbation import baselines, gradient
 from dftlib.perturbation.gradient import Settings
 from dftlib.perturbation.perturbation import Perturbation
+from dftlib.plots import style
 from dftlib.progress import tqdm
 from dftlib.seeds import rng
 
@@ -46,6 +47,11 @@ def contest(lab: Lab) -> list[Cell]:
 def featured(lab: Lab) -> list[Cell]:
     """The two Gender cells of Figure 9."""
     return [c for c in contest(lab) if c.attribute == "Gender"]
+
+
+def shown(lab: Lab) -> Cell:
+    """The first of `featured` among whose test pictures are any that a figure may show: of MUCT few people may be shown."""
+    return next(c for c in featured(lab) if len(style.showable(lab.faces(c.data, c.protocol), lab.splits(c)[2].rows)))
 
 
 def labelled(lab: Lab, cell: Cell, budget: int, draw: int) -> tuple[Split, Split]:
