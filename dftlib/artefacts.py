@@ -24,6 +24,8 @@ from dftlib.paths import cache_folder
 
 T = TypeVar("T")
 
+os.umask(UMASK := os.umask(0o077))  # which can't be read otherwise: what the user grants to others
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -35,7 +37,7 @@ def whole(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)
+        temporary.chmod(0o666 & ~UMASK)
         temporary.replace(path)
     except (SafetensorError, RuntimeError) as error:
         # how safetensors and torch report that a file can't be written

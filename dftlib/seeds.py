@@ -1,5 +1,7 @@
 """Random numbers that are the same on every machine and in every process."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -10,7 +12,7 @@ def seed_all(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def rng(*words: int | str) -> np.random.Generator:
+def rng(*words: int | np.integer[Any] | str) -> np.random.Generator:
     """A numpy generator that depends on `words` alone (the same on every machine and in every process)."""
-    numbers = [w if isinstance(w, int) else int.from_bytes(w.encode(), "little") for w in words]
+    numbers = [int.from_bytes(w.encode(), "little") if isinstance(w, str) else int(w) for w in words]
     return np.random.default_rng(numbers)

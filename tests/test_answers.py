@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dftlib.classifiers.answers import Reading, RowsError, as_scores, counted_wrong
+from dftlib.classifiers.answers import Reading, RowsError, as_scores
 from dftlib.errors import DataError
 
 ONE_QUARTER = [[0.25, 0.75], [1, 0]]
@@ -187,12 +187,6 @@ def test_readings_that_make_no_sense(how: dict[str, Any], sentence: str) -> None
 def test_what_decides_how_an_answer_is_read_stands_in_the_identity() -> None:
     ways = [{}, {"numbers": "logits"}, {"numbers": "percent"}, {"columns": [1]}, {"columns": [0]}, {"names": ["a", "b"]}]
     assert len({Reading(2, **how).text for how in ways}) == len(ways)  # type: ignore[arg-type]
-
-
-def test_without_an_answer_is_wrong() -> None:
-    scores = torch.tensor([[0.2, 0.7, 0.1], [torch.nan] * 3, [torch.nan] * 3])
-    made = counted_wrong(scores, torch.tensor([0, 0, 2]))
-    assert torch.equal(made, torch.tensor([[0.2, 0.7, 0.1], [0, 0.5, 0.5], [0.5, 0.5, 0]]))
 
 
 LEAVES = st.one_of(

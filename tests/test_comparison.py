@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from dftlib.datasets.base import Split
+from dftlib.errors import DataError
 from dftlib.metrics.comparison import Comparison, compare
 
 
@@ -92,6 +93,31 @@ def test_many_classes() -> None:
     found = compare(scores(0, classes=5), scores(1, classes=5, good=2), split(classes=5))
     assert found.accuracy("before") < 40 < found.accuracy("after")
     assert not found.scores
+
+
+def test_without_an_answer_is_wrong() -> None:
+    """In accuracies whatever the class, and in the order of scores."""
+    given = np.array([[0.8, 0.2], [np.nan] * 2, [np.nan] * 2, [0.3, 0.7]])
+    sure = np.array([[0.8, 0.2], [0, 1], [1, 0], [0.3, 0.7]])
+    few = Split(np.zeros((4, 3, 1, 1), np.uint8), torch.tensor([0, 0, 1, 1]))
+    found, same = compare(given, given, few), compare(sure, sure, few)
+    assert found.right["before"].tolist() == [True, False, False, True]
+    assert found.row() == same.row()
+    assert found.areas() == same.areas()
+    several = compare(np.array([[0.2, 0.1, 0.7], [np.nan] * 3]), np.array([True, True]), few.labelled(torch.tensor([2, 0])[:2]))
+    assert several.right["before"].tolist() == [True, False]
+
+
+def test_balanced_accuracy_is_over_all_classes() -> None:
+    labels = torch.arange(60) % 3
+    right = (labels < 2).numpy()
+    found = compare(right, right, Split(np.zeros((60, 3, 1, 1), np.uint8), labels)).balanced()
+    assert found["balanced_before"] == pytest.approx(200 / 3)
+
+
+def test_of_no_image_nothing_is_compared() -> None:
+    with pytest.raises(DataError, match="no image to compare"):
+        compare(np.zeros((0, 2)), np.zeros((0, 2)), Split(np.zeros((0, 3, 1, 1), np.uint8), torch.zeros(0, dtype=torch.int64)))
 
 
 def test_the_best_is_the_most_accurate_without_n(found: Comparison) -> None:

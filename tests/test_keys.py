@@ -83,7 +83,8 @@ def keys(run: Lab, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """By artefact its key; nothing is computed."""
     found = {}
     for images in ("webcam", "studio"):
-        run.faces(images, "subject")  # drawn and aligned before: they are artefacts too
+        for way in (run, run.other(align="none")):
+            way.faces(images, "subject")  # drawn and aligned before: they are artefacts too
     for name, (ask, instead) in ASKS.items():
         with monkeypatch.context() as patch:
             for (owner, attribute), value in instead.items():

@@ -606,6 +606,39 @@ def test_a_fit_killed_twice_ends_the_same(model: TorchClassifier, tmp_path: Path
     assert torch.equal(fit(model, *TOY, QUICK, checkpoint=part).n, fit(model, *TOY, QUICK).n)
 
 
+def test_a_checkpoint_of_another_fit_is_refused(model: TorchClassifier, tmp_path: Path) -> None:
+    part = tmp_path / "n.part"
+    with pytest.raises(KilledError):
+        fit(Mortal(14), *TOY, QUICK, checkpoint=part)
+    images, labels, val, val_labels = TOY
+    others = [(dataclasses.replace(QUICK, weight=7.0), labels, 0), (QUICK, labels.roll(1), 0), (QUICK, labels, 1)]
+    for settings, known, seed in others:
+        with pytest.raises(DataError, match=r"n\.part is of another fit: take it away"):
+            fit(model, images, known, val, val_labels, settings, seed, part)
+    assert torch.equal(fit(model, *TOY, QUICK, checkpoint=part).n, fit(model, *TOY, QUICK).n)
+
+
+class Rootless(nn.Module):
+    """Answers are finite, the gradient isn't: that of a root at 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        level = x.mean((1, 2, 3))
+        return torch.stack([level, 1 - level], 1) + (x * 0).sum((1, 2, 3)).sqrt()[:, None]
+
+
+def test_a_network_without_a_gradient_is_named() -> None:
+    with pytest.raises(DataError, match="gradient to its input is no number"):
+        fit(TorchClassifier(Rootless()), *TOY, QUICK)
+
+
+def test_mirrored_arrays_and_numpys_integers_are_taken(model: TorchClassifier) -> None:
+    images, labels, val, val_labels = TOY
+    turned = np.asarray(images)[:, ::-1]
+    seed: Any = np.int64(3)
+    found = fit(model, turned, labels, val, val_labels, QUICK, seed)
+    assert torch.equal(found.n, fit(model, turned.copy(), labels, val, val_labels, QUICK, 3).n)
+
+
 def test_a_seed_names_a_fit(model: TorchClassifier, tmp_path: Path) -> None:
     a, b, c = (fit(model, *TOY, QUICK, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(a.n, b.n)
@@ -642,7 +675,10 @@ def test_labels_of_one_class_are_refused(model: TorchClassifier) -> None:
         ({"inner_steps": 0}, "inner_steps"),
         ({"epochs": 0}, "epochs"),
         ({"patience": 0}, "patience"),
-        ({"temperature": -0.5}, "Parameter 'temperature' must be 0 or more, not -0.5"),
+        ({"temperature": -0.5}, "Parameter 'temperature' must be a number, 0 or more, not -0.5"),
+        ({"learning_rate": float("nan")}, "Parameter 'learning_rate' must be a number"),
+        ({"weight": -5.0}, "Parameter 'weight' must be a number"),
+        ({"min_psnr": float("inf")}, "Parameter 'min_psnr' must be a number"),
         ({"steps": -1}, "Parameter 'steps' must be 0 or more, not -1"),
     ],
 )

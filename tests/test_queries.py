@@ -37,6 +37,7 @@ from dftlib.metrics.class_order import ClassOrderError
 from dftlib.models.backbones import ConvNet
 from dftlib.perturbation import from_scores, surrogates
 from dftlib.perturbation import problem as problem_module
+from dftlib.perturbation.baselines import mean_picture
 from dftlib.perturbation.from_scores import CHECKED, DEFAULT, ENOUGH, LEARNERS, REPEATED
 from dftlib.perturbation.perturbation import Perturbation
 from dftlib.perturbation.problem import NUDGE, WAYS, Problem
@@ -335,6 +336,24 @@ def test_spsa_ends_at_the_mean_of_the_last_half_of_its_steps(monkeypatch: pytest
     torch.testing.assert_close(last, torch.stack(own[len(own) // 2 :]).mean(0))
 
 
+def test_the_limit_is_measured_on_images_of_every_class() -> None:
+    dark, grey = (np.full((200, 3, 16, 16), level, np.uint8) for level in (8, 128))
+    sorted_by_class = problem(images=np.concatenate([dark, grey]))
+    c = some_c(0.1)
+    for _ in range(3):
+        c = sorted_by_class.limited(c)
+    z = sorted_by_class.under(to_float(sorted_by_class.images, torch.device("cpu")), c)
+    squared = (z - torch.as_tensor(sorted_by_class.images) / 255).square().mean()
+    assert float(-10 * squared.log10()) == pytest.approx(30, abs=0.5)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_the_mean_picture_is_that_of_grey_levels_and_of_floats(dtype: type) -> None:
+    images = faces(30)[0]
+    given: Any = images if dtype is np.uint8 else (images / 255).astype(np.float32)
+    assert torch.allclose(mean_picture(given), torch.as_tensor(images / 255).mean(0).float(), atol=1e-6)
+
+
 def test_statistics_asks_nothing_and_moves_the_mean_picture() -> None:
     own, reference = faces(60)[0], faces(50, seed=2)[0] // 2 + 100
     p = problem(budget=0)
@@ -472,6 +491,10 @@ def greedy(problem: Problem) -> Iterator[Tensor]:
         ({"query_budget": 95}, r"95 queries and 40 validation images are too few for a check: give 96 and 8"),
         ({"val": faces(5)}, r"150 queries and 5 validation images .*: give 96 and 8"),
         ({"val": faces(40, 12)}, r"validation .*\(3, 12, 12\), not \(3, 16, 16\): resize"),
+        ({"val": (faces(40, seed=1)[0], faces(39)[1])}, r"Images \(40, 3, 16, 16\) and 39 labels: give n x 3"),
+        ({"labels": faces(50)[1]}, r"Images \(60, 3, 16, 16\) and 50 labels: give n x 3"),
+        ({"images": faces(60)[0][:, :1]}, r"validation .* are \(3, 16, 16\), not \(1, 16, 16\)"),
+        ({"images": faces(60)[0][:, :1], "val": (faces(40, seed=1)[0][:, :1], faces(40, seed=1)[1])}, r"give n x 3 x H x W"),
         ({"reference": faces(40, 12)[0]}, r"reference .*\(3, 12, 12\), not \(3, 16, 16\): resize"),
         ({"learner": "statistics", "reference": None}, r"needs reference images"),
         ({"learner": "greedy", "query_budget": 96}, r"query budget of 96 doesn't reach the first round of 'greedy'"),
@@ -486,6 +509,7 @@ def test_what_is_wrong_is_said_in_a_sentence(wrong: dict[str, Any], words: str, 
     asked: list[str] = []
     box = listening(asked, how.pop("answer", ask))
     (images, labels), val = faces(60), how.pop("val", faces(40, seed=1))
+    images = how.pop("images", images)
     with pytest.raises(DataError, match=words) as said:
         from_scores.fit_black_box(box, images, how.pop("labels", labels), *val, **how)
     assert str(said.value).count(": ") >= 1

@@ -204,9 +204,3 @@ def _shares(values: Tensor, numbers: str) -> Tensor:
         shown = [round(v, 3) for v in row.tolist()]
         raise DataError(f"answers with rows that are not probabilities, such as {shown}: set `numbers` {remedy}.")
     return values / sums
-
-
-def counted_wrong(scores: Tensor, labels: Tensor) -> Tensor:
-    """Scores n x classes in which a picture without an answer has one, sure of another class than its label, n."""
-    wrong = 1 - nn.functional.one_hot(labels, scores.shape[1]).float()
-    return torch.where(scores.isnan(), wrong / wrong.sum(1, keepdim=True), scores)

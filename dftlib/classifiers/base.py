@@ -25,10 +25,10 @@ class TorchClassifier:
     """
 
     def __init__(
-        self, net: nn.Module, device: torch.device | None = None, dtype: torch.dtype = torch.float32, in_place: bool = False
+        self, net: nn.Module, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32, in_place: bool = False
     ) -> None:
         floats = [t for t in (*net.parameters(), *net.buffers()) if t.is_floating_point()]
-        self.device = device or (floats[0].device if floats else torch.device("cpu"))
+        self.device = torch.device(device or (floats[0].device if floats else "cpu"))
         net = (net if in_place else copy.deepcopy(net)).eval().requires_grad_(False)
         self.net: nn.Module = net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dtype = dtype
@@ -51,7 +51,7 @@ class TorchClassifier:
         Raises `DataError` for float images outside [0, 1] and for answers that are no numbers.
         """
         require_range(images)
-        given = (to_float(batch, self.device) for batch in batches(images, self.device))
+        given = (to_float(batch, self.device) for batch in (batches(images, self.device) if len(images) else [images]))
         scores = torch.cat([self._answer(self.net, x).softmax(1).cpu() for x in given])
         if not scores.isfinite().all():
             raise DataError("The classifier answered with scores that are not numbers: check its weights and its input range.")
@@ -64,5 +64,5 @@ class TorchClassifier:
         if not isinstance(out, Tensor) or out.numel() != len(images) * (out.shape[1] if out.ndim > 1 else 1):
             shape = f"{tuple(out.shape)} for {len(images)} images" if isinstance(out, Tensor) else f"a {type(out).__name__}"
             raise DataError(f"The network answers with {shape}: wrap it so that it gives logits n x classes, or n.")
-        logits = out.float().reshape(len(images), -1)
+        logits = out.float().reshape(len(images), out.shape[1] if out.ndim > 1 else 1)
         return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits

@@ -51,11 +51,10 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     keep_to_cache()
     try:
-        command = import_module(f"dftlib.cli.{name}")
+        status: int = import_module(f"dftlib.cli.{name}").main(rest)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("dftlib"):
             raise
         print(f"`dft {name}` needs the package {error.name}: call pip install 'dftlib[kit,blackbox]'.", file=sys.stderr)
         return 2
-    status: int = command.main(rest)
     return status

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from dftlib.cli.common import guarded, parser, value
+from dftlib.datasets import require_two_classes
 from dftlib.errors import DataError
 from dftlib.experiments.cards import carded
 from dftlib.experiments.lab import Lab
@@ -48,6 +49,7 @@ def fit(name: str, overrides: dict[str, object], data: str, model: str, attribut
     lab, cell = Lab(profile), Cell(0, attribute, data, model, profile.protocols[0], profile.seeds[0])
     if attribute not in (known := lab.faces(data, cell.protocol).labels.columns):
         raise DataError(f"'{data}' has no attribute '{attribute}': choose one of {', '.join(known)}.")
+    require_two_classes(lab.faces(data, cell.protocol), attribute)
     if rank:
         dist.barrier()
     lab.model(cell)  # trained by the first process, read by the others

@@ -144,7 +144,7 @@ def landmarks(name: str, folder: Path, files: list[str], face: Floats) -> Landma
         decode.in_threads(work, n, f"{name}: find landmarks")
         return {field: torch.from_numpy(part) for field, part in found._asdict().items()}
 
-    key = {"face": face.tolist(), "files": decode.signature(folder, files)}
+    key = {"face": face.tolist(), "least": LEAST, "files": decode.signature(folder, files)}
     return Landmarks(**{field: part.numpy() for field, part in artefacts.tensors("landmarks", 2, key, make).items()})
 
 

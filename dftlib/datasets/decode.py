@@ -106,8 +106,8 @@ def digests(folder: Path, files: Sequence[str], with_names: bool = False) -> lis
 def read_picture(path: Path) -> Image.Image:
     """The picture at `path`, RGB, turned as its EXIF orientation says; what it is by its content, whatever its name's ending.
 
-    An unreadable or truncated one raises `DataError`, and so does one of more than 8 bits a channel, or in HEIC where the
-    package that reads it isn't installed.
+    An unreadable or truncated one raises `DataError`, and so does a grey one of more than 8 bits, or one in HEIC where the
+    package that reads it isn't installed. Of colours of 16 bits Pillow reads the upper 8.
     """
     knows_heic()
     try:

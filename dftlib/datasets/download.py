@@ -18,7 +18,7 @@ from pathlib import Path, PureWindowsPath
 import pooch
 import requests
 
-from dftlib.artefacts import whole
+from dftlib.artefacts import once, whole
 from dftlib.datasets.sources import SOURCES, File, Source
 from dftlib.errors import DataError
 from dftlib.progress import tqdm
@@ -88,6 +88,11 @@ def _needless(file: File, to: Path) -> bool:
 def _obtain(to: Path, name: str, files: list[File], by_hand: str) -> None:
     goal = to / name
     work = goal.with_name(f".{goal.name}.unfinished")
+    with once(goal):  # of two calls one waits, and finds what the other fetched
+        _obtain_alone(to, goal, work, files, by_hand)
+
+
+def _obtain_alone(to: Path, goal: Path, work: Path, files: list[File], by_hand: str) -> None:
     if _needless(files[0], to):
         print(f"{to / files[0].unless} is there, so {goal.name} isn't fetched.")
     elif goal.exists():

@@ -78,7 +78,9 @@ def face_boxes(folder: Path, files: list[str]) -> NDArray[np.float64]:
 
         return np.stack(decode.in_threads(work, len(files), "muct: find faces")).view(np.uint8)
 
-    return artefacts.array("faces", 2, {"files": decode.signature(folder, files)}, make).view(np.float64)
+    return artefacts.array("faces", 2, {"files": decode.signature(folder, files), "frame": FRAME, "cropped": CROPPED}, make).view(
+        np.float64
+    )
 
 
 def load(root: Path) -> align.Listed:

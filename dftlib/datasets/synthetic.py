@@ -24,7 +24,7 @@ from dftlib.datasets import align
 from dftlib.datasets.base import ATTRIBUTES, SPLITS, FaceDataset, Faces
 
 VERSION = 1  # of what is drawn: raised with every change of a face
-CHUNK = 16  # faces painted at once: larger tensors fall out of the processor's cache and take longer
+CHUNK = 16  # faces painted at once, each with noise of its own (so raise VERSION with it): more fall out of a processor's cache
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def _schedule(lab: Lab, cell: Cell, count: int) -> Settings:
 
 def _kept(make: Callable[[], Tensor], lab: Lab, cell: Cell, **key: Any) -> Tensor:
     """The scores that `make` returns, from the cache where they were computed before."""
-    return artefacts.tensors("studies", 1, {**lab.fit_key(cell), **key}, lambda: {"scores": make()})["scores"]
+    return artefacts.tensors("studies", 1, dict(**lab.fit_key(cell), **key), lambda: {"scores": make()})["scores"]
 
 
 def _tune_head(
@@ -295,7 +295,7 @@ def _other_classifier(lab: Lab, cell: Cell) -> Choices:
 def _scored(run: Lab, other: Cell, found: Perturbation, cell: Cell) -> Tensor:
     """Scores of the cell's test images under this perturbation by the classifier of `run` and `other`."""
     images = run.splits(cell)[2].images
-    return _kept(lambda: under(run.model(other), found, images), run, other, n=content(found.n.numpy()), box=found.box)
+    return _kept(lambda: under(run.model(other), found, images), run, other, perturbation=content(found.n.numpy()), box=found.box)
 
 
 QUESTIONS: dict[str, Callable[[Lab, Cell], Choices]] = {

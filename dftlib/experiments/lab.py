@@ -249,8 +249,8 @@ class Lab:
         known:    fitting and validation images where they aren't the cell's own; `key` says in the cache what differs
         """
         settings = settings or settings_of(self.profile)
-        path = artefacts.file("perturbations", 1, {**self.fit_key(cell, settings), **key}, ".safetensors")
-        # Of the processes of one fit only the first sees to the file, and all must go into `fit` together.
+        path = artefacts.file("perturbations", 1, dict(**self.fit_key(cell, settings), **key), ".safetensors")
+        # The processes of one fit must go into it together; each writes the same file, whole.
         with artefacts.once(path) if not dist.is_initialized() else nullcontext(not path.is_file()) as missing:
             if missing:
                 fit, val = known or self.splits(cell)[:2]
@@ -290,7 +290,7 @@ class Lab:
             both = [(similarity.psnr(a, b), similarity.ssim(a, b)) for a, b in pairs]
             return {name: torch.cat(parts) for name, parts in zip(("psnr", "ssim"), zip(*both, strict=True), strict=True)}
 
-        numbers = {"gains": GAINS, "tried": TRIED}
+        numbers = {"gains": GAINS, "tried": TRIED, "unaligned": self.other(align="none").signature(cell.data, cell.protocol)}
         scores = artefacts.tensors("scores", 1, {**key, **numbers}, lambda: self._scores(cell, found))
         scores |= artefacts.tensors("distortion", 1, key, distortion)
         remedies = {name: scores[name] for name in ("colour", "mean_picture")} | remedies_on_answers(scores, fit, test)

@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from dftlib import artefacts, paths, seeds
-from dftlib.classifiers.answers import counted_wrong, require_words
+from dftlib.classifiers.answers import require_words
 from dftlib.classifiers.black_box import BlackBox
 from dftlib.classifiers.load import load_classifier
 from dftlib.datasets import align, folder, synthetic
@@ -148,7 +148,7 @@ def tune(asked: Request) -> Tuned:
         images = torch.as_tensor(test.images)
         after = n.apply_uint8(images)
         shown = meters[0].scores(after)
-    lost, shown = int(shown.isnan().any(1).sum()), counted_wrong(shown, test.labels)
+    lost = int(shown.isnan().any(1).sum())
     remedies = {"majority": test.labels == fit.labels.bincount().argmax(), **known.remedies(before, test, fit, val)}
     comparison = compare(before, shown, test, remedies, _classes(test, names))
     chosen = known.chosen(n, fit, val)
@@ -245,7 +245,7 @@ class Answers:
         """Images as they were before they were aligned (n scores); and which are right, given their scores `before`, by what
         can be learned of answers to other splits: of two classes the best threshold, of more the weights of their scores.
         """
-        found = {"unaligned": counted_wrong(self._unaligned(split), split.labels)} if self.whole else {}
+        found = {"unaligned": self._unaligned(split)} if self.whole else {}
         scores, labels = self.learned(*splits)
         if len(self.names) == 2:
             found["threshold"] = torch.from_numpy(by_threshold(scores, labels, before, split))
@@ -270,7 +270,7 @@ class Answers:
         both = before.isfinite().all(1).numpy() & asked
         before, after, val = before[both], after[both], _those(val, both)
         remedies = self.remedies(before, val, fit)
-        return in_words(compare(before, counted_wrong(after, val.labels), val, remedies, _classes(val, self.names)))
+        return in_words(compare(before, after, val, remedies, _classes(val, self.names)))
 
 
 def _logarithms(scores: Tensor) -> NDArray[np.float64]:

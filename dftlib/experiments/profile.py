@@ -101,6 +101,7 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
     if str(kind).startswith("tuple"):
         item, *others = get_args(kind)
         values = tuple(value) if isinstance(value, list | tuple) else (value,)
+        values = tuple(float(v) if item is float and type(v) is int else v for v in values)
         if not all(type(v) is item for v in values) or (... not in others and len(values) != 1 + len(others)) or not values:
             raise DataError(f"Parameter '{name}' must be {kind}, not {value!r}.")
         return values

@@ -7,7 +7,7 @@ import pandas as pd
 
 from dftlib.errors import DataError
 from dftlib.experiments.lab import BESIDE_GENDER
-from dftlib.paths import ROOT
+from dftlib.paths import ROOT, output_folder
 
 TABLES = {2: "table2_gender_intra", 3: "table3_attributes_intra", 5: "table5_gender_inter", 6: "table6_attributes_inter"}
 ROBUST = "07 to 09"  # the notebooks of Facial Attributes
@@ -17,7 +17,9 @@ MEANS += ["after_gate", "balanced_before", "balanced_after", "auc_before", "auc_
 
 
 def _stored(name: str, profile: str, notebooks: str = "02 and 03") -> pd.DataFrame:
-    path = ROOT / "results" / profile / f"{name}.csv"
+    path = output_folder() / "results" / profile / f"{name}.csv"
+    if not path.is_file():
+        path = ROOT / "results" / profile / f"{name}.csv"  # as committed
     if not path.is_file():
         raise DataError(f"{path} is missing: run notebooks {notebooks} with the profile '{profile}' first.")
     return pd.read_csv(path)

@@ -112,8 +112,8 @@ def _key(lab: Lab, cell: Cell) -> dict[str, Any]:
 
 
 def fit_key(lab: Lab, cell: Cell, learner: str, feedback: str, budget: int, mirror: bool) -> dict[str, Any]:
-    network = {"encoder": (lab.profile.encoder, known(lab).weights())} if learner == "encoder" else {}
-    return {**_key(lab, cell), **from_scores.key(learner, budget, MIN_PSNR, mirror), "feedback": feedback, **network}
+    network = {"network": (lab.profile.encoder, known(lab).weights())} if learner == "encoder" else {}
+    return dict(**_key(lab, cell), **from_scores.key(learner, budget, MIN_PSNR, mirror), feedback=feedback, **network)
 
 
 def fitted(lab: Lab, cell: Cell, learner: str, feedback: str, budget: int, mirror: bool) -> Perturbation:

@@ -53,9 +53,11 @@ def share(right: NDArray[Any], drawn: Floats) -> Floats:
 
 
 def balanced_share(right: Bools, labels: NDArray[np.int64], drawn: Floats) -> Floats:
-    """Balanced accuracy in each draw."""
-    with np.errstate(invalid="ignore"):  # a draw may hold one class only
-        return (share(right[labels == 0], drawn[:, labels == 0]) + share(right[labels == 1], drawn[:, labels == 1])) / 2
+    """Balanced accuracy, the mean over the classes, in each draw."""
+    with np.errstate(invalid="ignore"):  # a draw may lack a class
+        return cast(
+            Floats, np.mean([share(right[own], drawn[:, own]) for own in (labels == k for k in np.unique(labels))], axis=0)
+        )
 
 
 def area(scores: Floats, labels: NDArray[np.int64], drawn: Floats) -> Floats:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dftlib.datasets.base import Split, require_known
+from dftlib.errors import DataError
 from dftlib.metrics import classification
 from dftlib.metrics.classification import Bools, Floats
 
@@ -138,15 +139,22 @@ def compare(
 ) -> Comparison:  # fmt: skip
     """What became of the images of a split: answers before, after, and under each baseline.
 
-    Each is scores n x classes (the highest counts), or n bools that say which images are right. `groups` are n bools each: people
-    to whom no recommended perturbation may do harm, as to no class.
+    Each is scores n x classes (the highest counts; nan: no answer, which is wrong), or n bools that say which images are right.
+    `groups` are n bools each: people to whom no recommended perturbation may do harm, as to no class. Raises `DataError` where
+    there is no image.
     """
+    if not len(split.labels):
+        raise DataError("There is no image to compare answers on: give a split that has some.")
     labels = split.labels.cpu().numpy()
     answers = {"before": before, "after": after, **(baselines or {})}
     arrays = {name: np.asarray(given.cpu() if isinstance(given, Tensor) else given) for name, given in answers.items()}
     for given in arrays.values():
         if given.ndim == 2:
             require_known(split.labels, given.shape[1])
-    right = {name: given if given.ndim == 1 else given.argmax(1) == labels for name, given in arrays.items()}
-    pairs = {name: given[:, 1].astype(float) for name, given in arrays.items() if given.ndim == 2 and given.shape[1] == 2}
+    there = {name: ~np.isnan(given).any(1) for name, given in arrays.items() if given.ndim == 2}
+    right = {name: there[name] & (given.argmax(1) == labels) if name in there else given for name, given in arrays.items()}
+    pairs = {
+        name: np.where(there[name], given[:, 1].astype(float), 1 - labels)  # without an answer as wrong as can be
+        for name, given in arrays.items() if name in there and given.shape[1] == 2
+    }  # fmt: skip
     return Comparison(labels, split.subjects, right, pairs, groups or {})

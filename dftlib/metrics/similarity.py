@@ -140,8 +140,10 @@ def pass_score(a: Tensor, b: Tensor) -> Tensor:
     (flat or unrelated images), `b` stays as it is; one that is found is used, even if it lowers SSIM. Raises ValueError for
     other shapes.
     """
-    if a.shape != b.shape or a.shape[1] != 3:
-        raise ValueError(f"PASS compares two batches of n x 3 x H x W, not {tuple(a.shape)} and {tuple(b.shape)}.")
+    if a.shape != b.shape or a.ndim != 4 or a.shape[1] != 3 or min(a.shape[2:]) < 11:
+        raise ValueError(
+            f"PASS compares two batches of n x 3 x H x W, H and W at least 11, not {tuple(a.shape)} and {tuple(b.shape)}."
+        )
     pixels = CHUNK * (1 if a.device.type == "cpu" else ON_GPU)
     scores, at_once = [], max(1, pixels // a.shape[2:].numel())
     for pair in zip(a.split(at_once), b.split(at_once), strict=True):

@@ -45,8 +45,8 @@ def _vggface_state(path: Path, template: dict[str, Tensor]) -> dict[str, Tensor]
     remedy = f"name another file, or take this one away and call dft download vggface --to {path.parent}"
     if not path.is_file():
         raise DataError(
-            f"The VGGFace weights {path} are missing: call dft download vggface --to {path.parent}, or set "
-            "the parameter 'weights' to the file."
+            f"The VGGFace weights {path} are missing: call dft download vggface --to FOLDER and set the parameter 'weights' to "
+            "FOLDER/vgg_face_dag.pth."
         )
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -34,9 +34,10 @@ def match_channels(images: Pictures, own: Levels, wanted: Levels) -> Tensor:
 
 
 def mean_picture(images: Pictures) -> Tensor:
-    """The mean of images uint8 n x 3 x H x W: float32 3 x H x W in [0, 1], where they are."""
-    total = sum(as_tensor(batch).double().sum(0) for batch in batches(images))
-    return (cast(Tensor, total) / (255 * len(images))).float()
+    """The mean of images n x 3 x H x W (uint8, or float in [0, 1]): float32 3 x H x W in [0, 1], where they are."""
+    total = cast(Tensor, sum(as_tensor(batch).double().sum(0) for batch in batches(images)))
+    most = 1 if as_tensor(images[:1]).is_floating_point() else 255
+    return (total / (most * len(images))).float()
 
 
 def controls_on(found: Perturbation, seed: int) -> dict[str, Perturbation]:

@@ -88,9 +88,16 @@ def perturb_folder(path: Path, source: Path, out: Path) -> list[str]:
             with whole(target) as temporary:
                 picture.save(temporary)
         except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
+            remedies = {
+                errno.ENAMETOOLONG: "has too long a name for one with .png behind it: shorten it",
+                **dict.fromkeys(
+                    (errno.EEXIST, errno.EISDIR, errno.ENOTDIR),
+                    "with .png behind it has the name of a folder there, or stands in one: rename one of the two",
+                ),
+            }
+            if error.errno not in remedies:
                 raise
-            return f"{source / file} has too long a name for one with .png behind it: shorten it."
+            return f"{source / file} {remedies[error.errno]}."
         with one_at_a_time, (out / MARK).open("a", encoding="utf-8") as notes:
             notes.write(f"\n{json.dumps([file, digest])}")
         return ""
@@ -114,7 +121,7 @@ def _claim(out: Path, digest: str) -> dict[str, str]:
     mark = out / MARK
     first, *lines = mark.read_text("utf-8", errors="replace").split("\n") if mark.is_file() else [""]
     if first.strip() != digest:
-        if out.exists() and any(out.iterdir()):
+        if out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):  # what a killed call left is hidden
             raise DataError(f"{out} holds files that aren't of this perturbation: name a new or empty folder.")
         with whole(mark) as temporary:
             temporary.write_text(digest, "utf-8")

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dftlib import seeds
-from dftlib.classifiers.answers import counted_wrong
 from dftlib.classifiers.base import TorchClassifier
 from dftlib.classifiers.black_box import BlackBox
 from dftlib.datasets.base import Labels, Split, class_indices, require_known
@@ -155,8 +154,8 @@ def key(learner: str, query_budget: int, min_psnr: float, mirror: bool = True) -
     """All numbers that decide what `fit_black_box` finds, JSON-able, but for the seed, the images and the classifier."""
     return {
         "learner": learner, "budget": query_budget, "min_psnr": min_psnr, "mirror": mirror, "first": FIRST, "again": AGAIN,
-        "grid": GRID, "checked": (CHECKED, ENOUGH), "repeated": REPEATED, "probe": PROBE, "limit": LIMIT, "batch": BATCH,
-        "encoder": (ENCODED, RIDGE), "basis": "cosines", "spsa": (WAYS, NUDGE, RATE, DOUBT), "around": AROUND,
+        "grid": GRID, "checked": (CHECKED, ENOUGH), "repeated": REPEATED, "probe": (PROBE, "spread"), "limit": LIMIT,
+        "batch": BATCH, "encoder": (ENCODED, RIDGE), "basis": "cosines", "spsa": (WAYS, NUDGE, RATE, DOUBT), "around": AROUND,
         "gradient": gradient.key(Settings(min_psnr=min_psnr, mirror=mirror)),
     }  # fmt: skip
 
@@ -185,7 +184,7 @@ def fit_black_box(
     if isinstance(classifier, TorchClassifier):
         how = Settings(min_psnr=min_psnr, mirror=mirror)
         return gradient.fit(classifier, images, labels, val_images, val_labels, how, seed)
-    labels, val_labels = (class_indices(given) for given in (labels, val_labels))
+    labels, val_labels = (class_indices(given).cpu() for given in (labels, val_labels))
     if learner not in LEARNERS:
         raise DataError(f"There is no learner '{learner}': choose one of {', '.join(LEARNERS)}.")
     if learner == "statistics" and reference is None:
@@ -203,6 +202,9 @@ def fit_black_box(
         require_range(others)
         if others.shape[1:] != images.shape[1:]:
             raise DataError(f"The {what} images are {tuple(others.shape[1:])}, not {tuple(images.shape[1:])}: resize them.")
+    for pictures, known in ((images, labels), (val_images, val_labels)):
+        if pictures.ndim != 4 or pictures.shape[1] != 3 or len(pictures) != len(known):
+            raise DataError(f"Images {tuple(pictures.shape)} and {len(known)} labels: give n x 3 x H x W with n labels.")
     draw = seeds.seed_all(seed)
     rows = torch.randperm(len(val_images), generator=draw)[: min(query_budget // CHECKED, ENOUGH)].sort().values.numpy()
     if len(rows) < REPEATED:
@@ -225,7 +227,7 @@ def fit_black_box(
     if not rounds:
         raise DataError(f"A query budget of {query_budget} doesn't reach the first round of '{learner}': raise it.")
     found = Perturbation(problem.enlarged(problem.limited(c).detach())[0])
-    after = counted_wrong(meter.scores(found.apply_uint8(checked.images)), checked.labels)
+    after = meter.scores(found.apply_uint8(checked.images))
     check = compare(before, after, checked)
     meter.close()
     about = {
@@ -234,6 +236,6 @@ def fit_black_box(
         "val_before": check.accuracy("before"), "val_after": check.accuracy("after"),
         "val_rise_lo": check.rise["_lo"], "val_rise_hi": check.rise["_hi"], "recommended": check.recommended,
         "why_not": check.why_not, "validation": check.evidence(), "fitted_on": card.fitted_on(images, labels),
-        "classifier": classifier.identity, **card.distortion(images[:PROBE], found.apply_uint8(images[:PROBE])),
+        "classifier": classifier.identity, **card.distortion(problem.probe, found.apply_uint8(problem.probe)),
     }  # fmt: skip
     return found.with_about(about)

@@ -1,5 +1,6 @@
 """One perturbation N for a whole data set, fitted by gradients (Data Fine-tuning, equations 4 to 12)."""
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -60,10 +61,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         require_box(self.box)
-        least = {"batch_size": 1, "inner_steps": 1, "epochs": 1, "patience": 1, "temperature": 0, "steps": 0}
+        least = {"batch_size": 1, "inner_steps": 1, "epochs": 1, "patience": 1, "steps": 0}
         for name, lowest in least.items():
             if (value := getattr(self, name)) < lowest:
                 raise DataError(f"Parameter '{name}' must be {lowest} or more, not {value}.")
+        for name in ("weight", "min_psnr", "learning_rate", "temperature"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise DataError(f"Parameter '{name}' must be a number, 0 or more, not {value}.")
         for name, known in (("distance", ("mean", "sum")), ("optimiser", ("adam", "steepest"))):
             if (value := getattr(self, name)) not in known:
                 raise DataError(f"There is no {name} '{value}': choose {' or '.join(map(repr, known))}.")
@@ -220,6 +224,8 @@ class Step:
         return torch.cat([gradient.flatten(), loss.detach().view(1)])
 
     def end_round(self) -> None:
+        if not self.n.isfinite().all():
+            raise DataError("The network's gradient to its input is no number: look for a root, a logarithm or a division at 0.")
         self._limit(measure=True)  # of N within the limit: exact to second order
         self.taken = 0
 
@@ -255,7 +261,8 @@ def fit(
     each finished round is kept: a killed fit goes on from there, and ends as if it had not been killed. `about` of the result
     holds the settings, the temperature (`fitted_at`), the seed, the accuracy at the start, the chosen round (`epoch`, 0: the
     start), the `history` of all, and what `card` reads. All is computed on the classifier's device; the result is on the CPU.
-    Raises `DataError` for labels of one class or of classes that the classifier doesn't have, and for floats outside [0, 1].
+    Raises `DataError` for labels of one class or of classes that the classifier doesn't have, for floats outside [0, 1], for a
+    checkpoint of another fit, and where the network has no gradient.
 
     Within a torch.distributed process group, whose processes all give the same images, each takes its part of every batch and of
     the validation images. All return the same perturbation: that of a single one, but for the rounding of sums.
@@ -274,7 +281,9 @@ def fit(
     # measured often: laid out once as `to_float` wants it
     pool = torch.as_tensor(images[some])[group.own].to(device).contiguous(memory_format=torch.channels_last)
     if group.size == 1:  # resident on the device; of several, each process moves no more than its part of a batch
-        images = torch.as_tensor(np.require(images, requirements="W") if isinstance(images, np.ndarray) else images).to(device)
+        images = torch.as_tensor(np.require(images, requirements=["C", "W"]) if isinstance(images, np.ndarray) else images).to(
+            device
+        )
     n = (torch.zeros(images.shape[1:]) if start is None else start.clone())[None].to(device)
     few = images[some[:MARGINS]]
     temperature = settings.temperature or _temperature(classifier, BOXES[settings.box], to_float(few, device), n)
@@ -282,6 +291,10 @@ def fit(
     steps = draws * settings.inner_steps
     step = Step(classifier, settings, n, temperature, pool, len(some), rounds * steps, group)
     highest = torch.tensor([len(counts) - 1, int(val_y.max())])
+    fitted_on, chosen_on = card.fitted_on(images, y.cpu()), card.fitted_on(val_images, val_y)
+    answers = card.weights(classifier.net)
+    digests = [hashlib.sha256(known.cpu().numpy().tobytes()).hexdigest() for known in (y, val_y, n.detach())]
+    whose = {"fit": (key(settings), seed, answers), "fitted_on": fitted_on, "chosen_on": chosen_on, "given": digests}
 
     def accuracy() -> float:
         found, right = Perturbation(step.n[0], settings.box), 0
@@ -296,6 +309,8 @@ def fit(
     if group.size > 1:
         dist.broadcast_object_list(held)
     if kept := held[0]:
+        if kept.get("whose") != whose:
+            raise DataError(f"{checkpoint or 'The checkpoint'} is of another fit: take it away, or name another file.")
         step.load(kept)
     best: Tensor = kept["best"].to(device) if kept else n.detach().clone()
     history: list[dict[str, float]] = kept["history"] if kept else []
@@ -319,12 +334,12 @@ def fit(
         bar.set_postfix(val=f"{reached[-1]:.3f}")
         if checkpoint:
             with whole(checkpoint) as temporary:
-                torch.save({**step.state(), "best": best, "history": history, "first": reached[0]}, temporary)
+                torch.save({**step.state(), "best": best, "history": history, "first": reached[0], "whose": whose}, temporary)
     bar.close()
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
     about = {"fitted_at": temperature, "start": reached[0], "epoch": int(np.argmax(reached)), "history": history}
-    about |= {"fitted_on": card.fitted_on(images, y.cpu()), "classifier": card.weights(classifier.net)}
+    about |= {"fitted_on": fitted_on, "classifier": answers}
     about |= card.distortion(few, Perturbation(best[0], settings.box).apply(few, device))
     if start is None and settings.box != "printed":  # else the start isn't the images as they are
         about["validation"] = card.shares(len(val_y), reached[0], max(reached))

@@ -56,7 +56,7 @@ class Perturbation(nn.Module):
         z = self._z(to_float(images[None] if images.ndim == 3 else images, images.device))
         return _levels(z).view(images.shape) if images.dtype == torch.uint8 else z.to(images.dtype).view(images.shape)
 
-    def apply(self, images: Pictures, device: torch.device | None = None) -> Tensor:  # type: ignore[override]
+    def apply(self, images: Pictures, device: torch.device | str | None = None) -> Tensor:  # type: ignore[override]
         """Z of images n x C x H x W (uint8, or float in [0, 1]): float32 in [0, 1], in batches.
 
         Computed, and returned, on `device`, or where the images are (arrays: on the CPU). Raises `DataError` as `forward`.
@@ -65,15 +65,15 @@ class Perturbation(nn.Module):
             return cast(Tensor, super().apply(cast(Callable[[nn.Module], None], images)))
         return self._batched(images, device, torch.float32)
 
-    def apply_uint8(self, images: Pictures, device: torch.device | None = None) -> Tensor:
+    def apply_uint8(self, images: Pictures, device: torch.device | str | None = None) -> Tensor:
         """As `apply`, rounded to whole grey levels, uint8: what leaves the computer. Only a batch at a time is float."""
         return self._batched(images, device, torch.uint8)
 
     @torch.no_grad()
-    def _batched(self, images: Pictures, device: torch.device | None, dtype: torch.dtype) -> Tensor:
+    def _batched(self, images: Pictures, device: torch.device | str | None, dtype: torch.dtype) -> Tensor:
         require_range(images)
         self._require_shape(images, (4,))
-        device = device or (images.device if isinstance(images, Tensor) else torch.device("cpu"))
+        device = torch.device(device or (images.device if isinstance(images, Tensor) else "cpu"))
         out = torch.empty(tuple(images.shape), dtype=dtype, device=device, memory_format=torch.channels_last)
         for batch, room in zip(batches(images, device), batches(out, device), strict=True):
             z = self._z(to_float(batch, device))

@@ -22,7 +22,7 @@ from dftlib.perturbation.query_log import Meter
 
 CPU = torch.device("cpu")
 GRID = 8
-PROBE = 128  # images on which the limit on the distortion is measured
+PROBE = 128  # images, at most, on which the limit on the distortion is measured
 WAYS, NUDGE = 4, 32.0  # random directions an image, and their dB
 AT_ONCE = 512  # images computed with, where nothing depends on how many there are
 
@@ -59,6 +59,11 @@ class Problem:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def probe(self) -> Pictures:
+        """Every so many-th image: those of a class may all stand together."""
+        return self.images[:: -(-len(self) // PROBE)]
+
     def floats(self, rows: Tensor) -> Tensor:
         """These images in [0, 1] on the device."""
         return to_float(self.images[rows.numpy()], self.device)
@@ -88,7 +93,7 @@ class Problem:
 
     def limited(self, c: Tensor) -> Tensor:
         """Coefficients scaled down to the limit on the distortion, to first order."""
-        x = to_float(self.images[:PROBE], self.device)
+        x = to_float(self.probe, self.device)
         squared = (self.under(x, c) - x).square().mean().cpu()
         return c / (squared * 10 ** (self.min_psnr / 10)).sqrt().clamp_min(1)
 
