@@ -52,6 +52,12 @@ def test_what_is_reported_does_not_depend_on_the_precision_of_the_fit(net: Attri
     assert torch.equal(TorchClassifier(net, dtype=torch.bfloat16).scores(images), exact)
 
 
+def test_no_image_gives_no_row_and_a_device_may_be_named(net: AttributeNet, images: Tensor) -> None:
+    named = TorchClassifier(net, "cpu")
+    assert named.scores(images[:0]).shape == (0, 3)
+    assert torch.equal(named.scores(images), TorchClassifier(net).scores(images))
+
+
 def test_bytes_fractions_and_arrays_score_the_same(net: AttributeNet, images: Tensor) -> None:
     model = TorchClassifier(net)
     scores = model.scores(images)

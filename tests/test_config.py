@@ -20,6 +20,10 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DFT_DATA", raising=False)
 
 
+def test_whole_numbers_are_taken_where_any_are() -> None:
+    assert load_profile("demo", frontier_weights=[1, 10.5]).frontier_weights == (1.0, 10.5)
+
+
 def test_the_four_profiles_are_there() -> None:
     assert {"demo", "identity", "small", "paper"} <= set(PROFILES)
 

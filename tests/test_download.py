@@ -12,6 +12,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -605,3 +606,12 @@ def test_an_unknown_name_is_refused(to: Path, capsys: pytest.CaptureFixture[str]
         run("lfww", to=to)
     assert end.value.code == 2
     assert "choose from" in capsys.readouterr().err
+
+
+def test_of_two_calls_one_waits_and_finds_what_the_other_fetched(
+    one: Callable[..., tuple[int, bytes]], server: FileServer
+) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(one, "stall") for _ in range(2)]
+    assert [call.result() for call in both] == [(0, BLOB)] * 2
+    assert server.sent < 2 * len(BLOB)

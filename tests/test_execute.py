@@ -14,6 +14,7 @@ import torch
 from nbformat.v4 import new_code_cell, new_notebook
 
 from dftlib import artefacts, cli, progress
+from dftlib.cli import perturb
 from dftlib.cli import run as command
 from dftlib.cli.common import guarded, sentence
 from dftlib.paths import PROFILES, cache_folder, output_folder
@@ -66,6 +67,13 @@ def test_a_command_that_isnt_there_and_one_whose_package_isnt(
     monkeypatch.setitem(sys.modules, "pooch", None)
     assert cli.main(["download", "lfw", "--to", "faces"]) == 2
     assert capsys.readouterr().err == "`dft download` needs the package pooch: call pip install 'dftlib[kit,blackbox]'.\n"
+
+    def lacking(_: list[str]) -> int:
+        raise ModuleNotFoundError(name="dlib")  # met on the way, by an N of aligned faces
+
+    monkeypatch.setattr(perturb, "main", lacking)
+    assert cli.main(["perturb"]) == 2
+    assert capsys.readouterr().err == "`dft perturb` needs the package dlib: call pip install 'dftlib[kit,blackbox]'.\n"
 
 
 def run(notebook: Path, *options: str) -> int:

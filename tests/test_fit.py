@@ -164,6 +164,7 @@ def test_the_command_fits_the_same_under_torchrun_and_a_notebook_finds_the_fit(
         (["--attribute", "Gendre"], "'webcam' has no attribute 'Gendre': choose one of "),
         (["-p", "epoch", "1"], "Unknown parameter 'epoch'; did you mean 'epochs'?"),
         (["--profile", "dmeo"], "There is no profile 'dmeo'"),
+        (["-p", "frontier_weights", "[1, ten]"], "Parameter 'frontier_weights' must be"),
     ],
 )
 def test_bad_input_is_one_sentence(words: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

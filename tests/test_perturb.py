@@ -229,6 +229,22 @@ def test_a_long_name_is_written_and_one_too_long_stops_no_other(
     assert {f"{long}.png", f"{longest}.png"} < set(written(photos))
 
 
+def test_a_name_that_collides_stops_no_other(photos: Path, n: Perturbation, capsys: pytest.CaptureFixture[str]) -> None:
+    faces_on_disk.noise(photos / "z.png", W, H)
+    faces_on_disk.noise(photos / "z.png.png" / "b.png", W, H)
+    assert run(photos) == 1
+    said = capsys.readouterr()
+    assert "4 of 5 pictures are in" in said.out
+    assert "with .png behind it has the name of a folder there, or stands in one: rename one of the two." in said.err
+
+
+@pytest.mark.parametrize("left", [".DS_Store", ".part-a1b2"])
+def test_hidden_files_make_no_folder_full(photos: Path, n: Perturbation, left: str) -> None:
+    (photos.parent / "out").mkdir()
+    (photos.parent / "out" / left).write_bytes(b"")
+    assert run(photos) == 0
+
+
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_n_of_other_channels_has_its_picture_too(tmp_path: Path, channels: int) -> None:
     """In grey, one channel beside the other."""

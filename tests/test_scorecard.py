@@ -1,5 +1,6 @@
 """The scorecard joins what the tables hold: means over seeds, the widest interval, an honest verdict."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -57,8 +58,20 @@ def test_table_4_counts_what_is_recognised(card: pd.DataFrame) -> None:
 
 def test_a_missing_table_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scorecard, "ROOT", tmp_path)
+    monkeypatch.setenv("DFT_OUTPUT", str(tmp_path / "elsewhere"))
     with pytest.raises(DataError, match="run notebooks 02 and 03 with the profile 'small' first"):
         scorecard.scorecard("small")
+
+
+def test_a_run_s_own_tables_come_before_the_committed_ones(
+    card: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(STORED, tmp_path / "results" / "small")
+    own = tmp_path / "results" / "small" / "table2_gender_intra.csv"
+    pd.read_csv(own).assign(after=99.0).to_csv(own, index=False)
+    monkeypatch.setenv("DFT_OUTPUT", str(tmp_path))
+    assert (scorecard.scorecard("small").query("table == 2")["after"] == 99).all()
+    assert not (card.query("table == 2")["after"] == 99).any()
 
 
 def test_drawn_faces_have_no_published_numbers() -> None:
