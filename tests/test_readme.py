@@ -166,8 +166,8 @@ def open_table() -> list[str]:
         ("box map", "clip"): "box map: clipped", ("box map", "printed"): "box map: equation 5 as printed, without a limit",
         ("temperature", "1, as printed"): "T = 1, as printed", ("classes", "weighed alike"): "both classes weighed alike",
         ("steps", "0.25 x"): "120 steps", ("steps", "0.5 x"): "240 steps", ("steps", "2 x"): "960 steps",
-        ("strength", "half"): "half of N", ("strength", "double"): "twice N", ("file format", "8bit"): "saved in whole grey levels",
-        ("file format", "jpeg75"): "saved as JPEG of quality 75",
+        ("strength", "half"): "half of N", ("strength", "double"): "twice N", 
+        ("file format", "8bit"): "saved in whole grey levels", ("file format", "jpeg75"): "saved as JPEG of quality 75",
         ("other classifier", "same training, another seed"): "the same N, classifier of another seed",
         ("other classifier", "trained on a third data set"): "the same N, classifier of LFW",
         ("other classifier", "same data, another network"): "the same N, a small network of its own features",
@@ -177,7 +177,9 @@ def open_table() -> list[str]:
     for choice, name in names.items():
         r = rows.loc[choice]
         rise = f"{r['rise']:+.1f} [{r['rise_lo']:+.1f}, {r['rise_hi']:+.1f}]"
-        lines.append(f"| {name} | {r['before']:.1f} | {r['after']:.1f} | {rise} | {'' if pd.isna(r['psnr']) else f'{r.psnr:.1f}'} |")
+        lines.append(
+            f"| {name} | {r['before']:.1f} | {r['after']:.1f} | {rise} | {'' if pd.isna(r['psnr']) else f'{r.psnr:.1f}'} |"
+        )
     return lines
 
 
@@ -197,7 +199,8 @@ def open_said() -> list[str]:
         f"{controls.loc['scrambled', 'accuracy']:.1f} with its pixels in random order",
         f"costs it {moved[0]:.1f} points, by two {moved[1]:.1f}",
         f"balanced accuracy falls from {controls.loc['before', 'balanced']:.1f} to {controls.loc['shuffled', 'balanced']:.1f} %",
-        f"{women['before']:.1f} to {women['after']:.1f} % of the women are right, {men['before']:.1f} to {men['after']:.1f} % of the men",
+        f"{women['before']:.1f} to {women['after']:.1f} % of the women are right, "
+        f"{men['before']:.1f} to {men['after']:.1f} % of the men",
         f"of those with glasses {wearers['before']:.1f} % are right before and {wearers['after']:.1f} % after",
     ]
 
@@ -206,6 +209,9 @@ def test_what_is_said_of_the_open_questions_was_measured() -> None:
     assert "\n".join(open_table()) in RESULTS
     said = " ".join(RESULTS.split())
     assert [words for words in open_said() if words not in said] == []
+    others = stored("ambiguities", "identity").query("data == 'muct' and question == 'other classifier' and choice != 'its own'")
+    assert others["rise"].between(0.5, 4).all()
+    assert (others["rise_lo"] < 0).all()
     lfw = stored("ambiguities", "identity").query("data == 'lfw' and question != 'alignment' and choice != 'printed'")
     assert (lfw["rise"].abs() < 0.3).all()
     groups = stored("subgroups", "identity").query("table > 4")

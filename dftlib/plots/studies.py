@@ -141,11 +141,13 @@ def queries(table: pd.DataFrame, note: str = "") -> Figure:
             ax.axhline(means["after"]["gradient"], color="0", linewidth=0.9, label="gradient fit, opened")
             ax.axhline(moved, color="0.3", linestyle="--", linewidth=0.9, label="moved threshold")
             for remedy, style in (("own features", (0, (6, 1, 1, 1, 1, 1))), ("features and scores", (0, (9, 2)))):
-                ax.axhline(means["after"][remedy], color="0.6", linestyle=style, linewidth=0.9, label=f"{remedy}, no N")
+                ax.axhline(means["after"][remedy], color="#7B3294", linestyle=style, linewidth=0.9, label=f"{remedy}, no N")
             ax.axhline(means["after"]["alignment"], color="0.3", linestyle=":", linewidth=0.9, label="aligned")
             ax.axhline(means["before"]["alignment"], color="0.6", linestyle="-.", linewidth=0.9, label="unaligned")
             ax.set_xscale("log")
             ax.margins(x=0.2)
+            low, high = ax.get_ylim()
+            ax.set_ylim(min(low, (low + high) / 2 - 4), max(high, (low + high) / 2 + 4))  # less would make chance look large
             ticks = sorted(set(table["budget"]) - {0})
             ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
             ax.xaxis.set_minor_locator(NullLocator())
