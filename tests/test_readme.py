@@ -172,33 +172,34 @@ def open_table() -> list[str]:
         ("other classifier", "trained on a third data set"): "the same N, classifier of LFW",
         ("other classifier", "same data, another network"): "the same N, a small network of its own features",
     }  # fmt: skip
-    rows = stored("ambiguities", "identity").query("data == 'muct'").set_index(["question", "choice"])
+    found = stored("ambiguities", "identity").query("data == 'muct'").to_dict("records")
+    rows = {(r["question"], r["choice"]): r for r in found}
     lines = ["| MUCT by CelebA, Gender | before | with N | rise | PSNR (dB) |", "|---|---|---|---|---|"]
     for choice, name in names.items():
-        r = rows.loc[choice]
+        r = rows[choice]
         rise = f"{r['rise']:+.1f} [{r['rise_lo']:+.1f}, {r['rise_hi']:+.1f}]"
         lines.append(
-            f"| {name} | {r['before']:.1f} | {r['after']:.1f} | {rise} | {'' if pd.isna(r['psnr']) else f'{r.psnr:.1f}'} |"
+            f"| {name} | {r['before']:.1f} | {r['after']:.1f} | {rise} | {'' if pd.isna(r['psnr']) else round(r['psnr'], 1)} |"
         )
     return lines
 
 
 def open_said() -> list[str]:
     """What results/README.md says beside it in words."""
-    limits = stored("frontier", "identity").query("data == 'muct'").set_index(["rule", "value"])
-    light, own = limits.loc["mean", 1000], limits.loc["limit", 30]
-    controls = stored("controls", "identity").groupby("control")[["accuracy", "balanced", "over"]].mean()
-    moved = [controls.loc[f"moved_{k}", "over"] for k in (1, 2)]
-    groups = stored("subgroups", "identity").query("table > 4").set_index(["attribute", "data", "model", "group"])
-    women, men = (groups.loc["Gender", "lfw", "muct", who] for who in ("women", "men"))
-    wearers = groups.loc["Eyeglasses", "lfw", "celeba", "glasses"]
+    limits = stored("frontier", "identity").query("data == 'muct'").to_dict("records")
+    light, own = (next(r for r in limits if (r["rule"], r["value"]) == which) for which in (("mean", 1000), ("limit", 30)))
+    means = stored("controls", "identity").groupby("control")[["accuracy", "balanced", "over"]].mean()
+    right, balanced, over = (means[column].to_dict() for column in ("accuracy", "balanced", "over"))
+    rows = stored("subgroups", "identity").query("table > 4").to_dict("records")
+    groups = {(r["attribute"], r["data"], r["model"], r["group"]): r for r in rows}
+    women, men = (groups["Gender", "lfw", "muct", who] for who in ("women", "men"))
+    wearers = groups["Eyeglasses", "lfw", "celeba", "glasses"]
     return [
         f"at {light['psnr']:.0f} dB {light['after']:.1f} % are right, at {own['psnr']:.0f} dB {own['after']:.1f}",
-        f"Mean of 18 cells: {controls.loc['before', 'accuracy']:.1f} % before, {controls.loc['after', 'accuracy']:.1f} with N, "
-        f"{controls.loc['random', 'accuracy']:.1f} with noise of its size, {controls.loc['flipped', 'accuracy']:.1f} with -N, "
-        f"{controls.loc['scrambled', 'accuracy']:.1f} with its pixels in random order",
-        f"costs it {moved[0]:.1f} points, by two {moved[1]:.1f}",
-        f"balanced accuracy falls from {controls.loc['before', 'balanced']:.1f} to {controls.loc['shuffled', 'balanced']:.1f} %",
+        f"Mean of 18 cells: {right['before']:.1f} % before, {right['after']:.1f} with N, {right['random']:.1f} with noise of its "
+        f"size, {right['flipped']:.1f} with -N, {right['scrambled']:.1f} with its pixels in random order",
+        f"costs it {over['moved_1']:.1f} points, by two {over['moved_2']:.1f}",
+        f"balanced accuracy falls from {balanced['before']:.1f} to {balanced['shuffled']:.1f} %",
         f"{women['before']:.1f} to {women['after']:.1f} % of the women are right, "
         f"{men['before']:.1f} to {men['after']:.1f} % of the men",
         f"of those with glasses {wearers['before']:.1f} % are right before and {wearers['after']:.1f} % after",
@@ -498,8 +499,9 @@ def results_said() -> list[str]:
     drawn = stored("table5_gender_inter", "identity").query("protocol == 'subject' and attribute == 'Eyeglasses'")
     advised = drawn.query("data == 'lfw' and model == 'celeba' and recommended")
     assert len(advised) == 2
-    groups = stored("subgroups", "identity").set_index(["table", "attribute", "data", "model", "group"])["rise"]
-    men, women = (groups[5, "Gender", "lfw", "muct", who] for who in ("men", "women"))
+    groups = stored("subgroups", "identity").query("table == 5 and attribute == 'Gender' and data == 'lfw' and model == 'muct'")
+    rises: dict[Any, Any] = groups.set_index("group")["rise"].to_dict()
+    men, women = rises["men"], rises["women"]
     return [
         f"of {glance['n_test']} test pictures {glance['before']:.1f} % are right before and {glance['after']:.1f} % after",
         f"a PSNR of {stored('table5_gender_inter', 'identity')['min_psnr'].iloc[0]:g} dB",
