@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from committed import stored
 
+from dftlib.experiments.scorecard import most_named
 from dftlib.experiments.scores_only import summary
 from dftlib.paths import ROOT
 
@@ -25,7 +26,7 @@ def across() -> pd.DataFrame:
     means = cells.mean(numeric_only=True)
     for name in ("rise", "over_best", "auc_rise"):
         means[f"{name}_lo"], means[f"{name}_hi"] = cells[f"{name}_lo"].min(), cells[f"{name}_hi"].max()
-    often = cells["best_remedy"].agg(lambda names: names.mode()[0] if names.duplicated().any() else "varies")
+    often = cells["best_remedy"].agg(most_named)
     return means.assign(seeds=cells.size(), recommended=cells["recommended"].sum(), best_remedy=often).reset_index()
 
 

@@ -25,6 +25,11 @@ def _stored(name: str, profile: str, notebooks: str = "02 and 03") -> pd.DataFra
     return pd.read_csv(path)
 
 
+def most_named(remedies: pd.Series) -> str:
+    """The remedy that is the best of most seeds; 'varies' where it is another one each time."""
+    return str(remedies.mode()[0]) if remedies.duplicated().any() or len(remedies) == 1 else "varies"
+
+
 def scorecard(profile: str) -> pd.DataFrame:
     """A row per published accuracy (Tables 2, 3, 5, 6) and per class of Table 4's confusion matrices; percent.
 
@@ -42,7 +47,7 @@ def scorecard(profile: str) -> pd.DataFrame:
     card = cells[MEANS].mean().join(cells.agg(seeds=("seed", "size"), rise_min=("rise", "min"), rise_max=("rise", "max")))
     for name in ("rise", "over_best", "auc_rise"):
         card[f"{name}_lo"], card[f"{name}_hi"] = cells[f"{name}_lo"].min(), cells[f"{name}_hi"].max()
-    card["best_remedy"] = cells["best_remedy"].first()
+    card["best_remedy"] = cells["best_remedy"].agg(most_named)
     card["recommended"] = cells["recommended"].mean()
     card["published_rise"] = card["published_after"] - card["published_before"]
     card["gap_closed"] = (card["after"] - card["before"]) / (card["oracle"] - card["before"]).where(lambda gap: gap > 0)

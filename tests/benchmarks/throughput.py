@@ -1,10 +1,9 @@
-"""Pictures per second of everything that goes through many pictures, and how long a grid of fits takes at that rate.
+"""Pictures per second of everything that goes through many pictures.
 
-    [DFT_DATA=FOLDER] python tests/benchmarks/throughput.py [--csv FILE]
+    python tests/benchmarks/throughput.py [--csv FILE]
 
 DlibAge and NNET, a small attribute network for the flips, drawn faces of 64 x 64. Pictures are decoded from JPEG files as
-large as CelebA's, written just before: from the system's memory, not from a cold disk. The grid is notebook 03 under the
-profile small: it needs the real data sets, whose sizes set the number of steps, in the folder that DFT_DATA names.
+large as CelebA's, written just before: from the system's memory, not from a cold disk.
 """
 
 import math
@@ -27,7 +26,7 @@ from torch import Tensor
 from dftlib import seeds
 from dftlib.classifiers.base import TorchClassifier
 from dftlib.datasets import decode, synthetic
-from dftlib.experiments.lab import Lab, settings_of
+from dftlib.experiments.lab import settings_of
 from dftlib.experiments.profile import dtype_of, load_profile
 from dftlib.images import to_float
 from dftlib.metrics.similarity import pass_score
@@ -39,7 +38,7 @@ from dftlib.perturbation import per_image
 from dftlib.perturbation.gradient import fit
 from dftlib.perturbation.perturbation import Perturbation
 
-BATCH, STEPS = 250, 4  # of a fit, as in the profile small
+BATCH, STEPS = 250, 4  # of a fit
 FACES, FLIPS = 1000, 256
 HEAD_FACES, HEAD_EPOCHS = 250, 20
 JPEG, QUALITY = (178, 218), 90  # width and height
@@ -75,15 +74,6 @@ def written(folder: Path, images: NDArray[np.uint8]) -> list[str]:
     for name, picture in zip(names, images, strict=True):
         Image.fromarray(picture.transpose(1, 2, 0)).resize(JPEG).save(folder / name, quality=QUALITY)
     return names
-
-
-def grid() -> tuple[int, int]:
-    """Fits and their steps in notebook 03 under the profile small; main cells are fitted on shuffled labels, too."""
-    profile = load_profile("small", data_root=os.environ["DFT_DATA"])
-    lab, settings = Lab(profile), settings_of(profile)
-    fits = [*lab.cells(5, 6), *lab.main(5, 6)]
-    rounds = [math.prod(settings.schedule(len(lab.splits(cell)[0]))) for cell in fits]
-    return len(fits), sum(rounds) * profile.inner_steps
 
 
 def measure(device: torch.device) -> list[Measured]:
@@ -140,10 +130,6 @@ def measure(device: torch.device) -> list[Measured]:
         of = compared.get(name, "")
         ratio = took[name] / took[of] if of else math.nan
         measured.append(Measured("throughput", name, count / took[name], "pictures/s", ratio, of))
-    step = next(iter(took.values())) / STEPS
-    if os.environ.get("DFT_DATA"):
-        fits, steps = grid()
-        measured.append(Measured("throughput", f"{fits} fits, {steps} steps: notebook 03, small", steps * step / 60, "min"))
     return measured
 
 
