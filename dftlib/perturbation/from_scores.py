@@ -175,9 +175,10 @@ def fit_black_box(
     the learners 'statistics' and 'encoder' need. Answers are kept in the SQLite file `query_log`: a killed fit, called again,
     sends only what is new, and ends as if it had not been killed; beyond the budget it asks a few images anew
     (`Meter.require_same`). A surrogate is trained on `device`; a TorchClassifier stays where it is. Seeds torch's own generators.
-    `about` of the result is that of `fit` for a classifier with a gradient; else it holds `used` images of the budget, `unsteady` (the largest difference between two answers to one image),
-    `rounds` (images used after each), and of the validation images that were answered `val_before` and `val_after`, the rise's
-    95 % interval `val_rise_lo` and `val_rise_hi`, in percent, and `recommended`; those that N leaves unanswered count as wrong.
+    `about` of the result is that of `fit` for a classifier with a gradient; else it holds `used` images of the budget, `unsteady`
+    (the largest difference between two answers to one image), `rounds` (images used after each), and of the validation images
+    that were answered `val_before` and `val_after`, the rise's 95 % interval `val_rise_lo` and `val_rise_hi`, in percent, and
+    `recommended`; those that N leaves unanswered count as wrong.
     Raises `DataError` for an unknown learner, a budget too small for it, a classifier that isn't the one in the log, and
     whatever the classifier and the log raise; `ClassOrderError` where the classes must stand in another order.
     """
