@@ -162,7 +162,8 @@ def test_the_table_of_own_data_is_that_of_the_results() -> None:
 def open_table() -> list[str]:
     """What the readings of the paper do to one cell of the profile identity, MUCT by CelebA, as results/README.md prints it."""
     names = {
-        ("alignment", "the usual crops"): "in each set's usual crop, the classifier's too", ("alignment", "one crop, eyes in place"): "in one crop, both",
+        ("alignment", "the usual crops"): "in each set's usual crop, the classifier's too",
+        ("alignment", "one crop, eyes in place"): "in one crop, both",
         ("alignment", "by landmarks"): "**ours**: by landmarks, atanh, T by the margins, 480 steps",
         ("box map", "clip"): "box map: clipped", ("box map", "printed"): "box map: equation 5 as printed, without a limit",
         ("temperature", "1, as printed"): "T = 1, as printed", ("classes", "weighed alike"): "both classes weighed alike",
