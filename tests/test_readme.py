@@ -168,7 +168,7 @@ def open_table() -> list[str]:
         ("box map", "clip"): "box map: clipped", ("box map", "printed"): "box map: equation 5 as printed, without a limit",
         ("temperature", "1, as printed"): "T = 1, as printed", ("classes", "weighed alike"): "both classes weighed alike",
         ("steps", "0.25 x"): "120 steps", ("steps", "0.5 x"): "240 steps", ("steps", "2 x"): "960 steps",
-        ("strength", "half"): "half of N", ("strength", "double"): "twice N", 
+        ("strength", "half"): "half of N", ("strength", "double"): "twice N",
         ("file format", "8bit"): "saved in whole grey levels", ("file format", "jpeg75"): "saved as JPEG of quality 75",
         ("other classifier", "same training, another seed"): "the same N, classifier of another seed",
         ("other classifier", "trained on a third data set"): "the same N, classifier of LFW",
@@ -258,7 +258,7 @@ def test_the_table_of_model_and_data_is_that_of_the_results() -> None:
     assert after[512, "Bushy Eyebrows, lfw", "all layers"] > after[1300, "Bushy Eyebrows, lfw", "all layers"]
     assert sorted(round(rise[32, cell, "data"]) for cell in cells) == [-4, 0, 0, 0, 0]
     assert round(min(rise[32, cell, "all layers"] for cell in cells)) == -12
-    assert max(mean(rise, 32, method) for method in ("data", "head", "all layers")) < 1.1
+    assert max(mean(rise, 32, method) for method in ("data", "head", "all layers")) < 1.05
     gained = [cell for cell in cells if min(rise[32, cell, "head"], rise[32, cell, "all layers"]) > 0]
     assert gained == ["Bushy Eyebrows, lfw"]
     assert mean(rise, 512, "data") > 0.85 * mean(rise, 1300, "data")

@@ -47,7 +47,8 @@ def download(names: Iterable[str], to: Path, agreed: bool = False) -> list[str]:
     for name, source in sources.items():
         for goal in dict.fromkeys(file.goal for file in source.files):
             try:
-                _obtain(to, goal, [file for file in source.files if file.goal == goal], _by_hand(source, to))
+                with once(to / goal):  # of two calls one waits, and finds what the other fetched
+                    _obtain(to, goal, [file for file in source.files if file.goal == goal], _by_hand(source, to))
             except DataError as error:
                 missing.append((name, f"{name} did not come: {error}"))
     came = [name for name in sources if name not in dict(missing)]
@@ -88,11 +89,6 @@ def _needless(file: File, to: Path) -> bool:
 def _obtain(to: Path, name: str, files: list[File], by_hand: str) -> None:
     goal = to / name
     work = goal.with_name(f".{goal.name}.unfinished")
-    with once(goal):  # of two calls one waits, and finds what the other fetched
-        _obtain_alone(to, goal, work, files, by_hand)
-
-
-def _obtain_alone(to: Path, goal: Path, work: Path, files: list[File], by_hand: str) -> None:
     if _needless(files[0], to):
         print(f"{to / files[0].unless} is there, so {goal.name} isn't fetched.")
     elif goal.exists():
