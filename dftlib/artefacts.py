@@ -54,9 +54,9 @@ def once(path: Path) -> Iterator[bool]:
     """Says whether `path` is still to be made; meanwhile other processes that want it wait, and find it."""
     lock = path.with_suffix(".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if path.is_file() else FileLock(lock):
+    with nullcontext() if path.exists() else FileLock(lock):
         try:
-            yield not path.is_file()
+            yield not path.exists()
         finally:
             with suppress(OSError):  # where `path` was there, of a process that was killed as soon as it had made it
                 lock.unlink()

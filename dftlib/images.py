@@ -31,7 +31,7 @@ def to_float(images: Pictures, device: torch.device) -> Tensor:
 
 
 def require_range(images: Pictures) -> None:
-    """Raises `DataError` unless images are uint8, or float and all within [0, 1]; reads a batch at a time."""
+    """Raises `DataError` unless images are uint8, or float and all within [0, 1] (on `meta`: any); reads a batch at a time."""
     if not isinstance(images, np.ndarray | Tensor):
         raise DataError(f"Images must be arrays or tensors, not {type(images).__name__}: convert them.")
     whole = images.dtype in (np.uint8, torch.uint8)

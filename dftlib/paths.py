@@ -24,8 +24,7 @@ def cache_folder() -> Path:
     """The folder that the environment variable DFT_CACHE names, else `.cache` in a checkout, else the user's cache folder."""
     if named := os.environ.get("DFT_CACHE"):
         return Path(named)
-    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return ROOT / ".cache" if CHECKOUT else users / "dftlib"
+    return ROOT / ".cache" if CHECKOUT else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dftlib"
 
 
 def output_folder() -> Path:

@@ -7,9 +7,12 @@ import pandas as pd
 import pytest
 import torch
 
+from dftlib.datasets.base import Split
 from dftlib.experiments import ablations
 from dftlib.experiments.lab import Lab, settings_of
 from dftlib.experiments.outcome import Cell
+from dftlib.models.backbones import ConvNet
+from dftlib.perturbation.perturbation import Perturbation
 from dftlib.plots import style
 
 CELL = Cell(5, "Gender", "webcam", "studio", "subject", 0)
@@ -48,6 +51,31 @@ def test_a_budget_is_part_of_the_next_and_keeps_the_classes_in_proportion(tiny: 
     fit, val = ablations.labelled(tiny, CELL, 16, 0)
     assert (len(fit), len(val)) == (12, 4)
     assert sorted(small) != sorted(rows(16, 1))
+
+
+@pytest.mark.parametrize("present", [0.05, 0.25, 0.5, 0.75])
+@pytest.mark.parametrize("budget", [16, 32, 512])
+def test_the_validation_part_of_a_budget_has_both_classes_as_often(
+    tiny: Lab, monkeypatch: pytest.MonkeyPatch, present: float, budget: int
+) -> None:
+    labels = torch.from_numpy(np.random.default_rng(budget).random(1000) < present).long()
+    images = np.zeros((1000, 3, 2, 2), np.uint8)
+    monkeypatch.setattr(tiny, "splits", lambda cell: (Split(images, labels),) * 3)
+    monkeypatch.setattr(tiny, "of_cell", lambda cell, rows: Split(images, labels[rows], rows=rows))
+    for draw in range(20):
+        fit, val = ablations.labelled(tiny, CELL, budget, draw)
+        assert not set(fit.rows) & set(val.rows)
+        assert (len(fit), len(val)) == (budget * 3 // 4, budget // 4)
+        assert float(val.labels.double().mean()) == pytest.approx(float(fit.labels.double().mean()), abs=1 / len(val))
+
+
+def test_nothing_added_changes_no_other_classifier_s_answer_either(tiny: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also that of a network for which faces are cut in another way."""
+    lab = Lab(tiny.profile)
+    monkeypatch.setattr(ConvNet, "padding", 0.6)
+    monkeypatch.setattr(lab, "fitted", lambda cell: Perturbation(torch.zeros(3, tiny.profile.size, tiny.profile.size)))
+    for name, row in ablations._other_classifier(lab, CELL):
+        assert (row["gained"], row["lost"]) == (0, 0), name
 
 
 def test_without_a_budget_a_cell_has_all_its_labels(tiny: Lab) -> None:

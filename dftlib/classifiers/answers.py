@@ -1,6 +1,6 @@
 """What a black box answers, in whatever form, as scores n x classes: where functions, model files and services meet."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -92,9 +92,10 @@ class Reading:
         return labels
 
 
-def require_words(what: str, given: Sequence[Any]) -> None:
+def require_words(what: str, given: Any) -> None:
     """Raises `DataError` where YAML made something else of a list of words."""
-    if isinstance(given, str) or not all(isinstance(name, str | int | float) and not isinstance(name, bool) for name in given):
+    words = not isinstance(given, str) and isinstance(given, Iterable)
+    if not words or not all(isinstance(name, str | int | float) and not isinstance(name, bool) for name in given):
         raise DataError(
             f"`{what}` is {given!r}, since YAML reads words such as yes, no, on and null in a way of its own: give a list with "
             'each word in quotes, as in \'["yes", "no"]\'.'

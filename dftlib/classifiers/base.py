@@ -46,7 +46,7 @@ class TorchClassifier:
 
     @torch.inference_mode()
     def scores(self, images: Pictures) -> Tensor:
-        """Images n x 3 x H x W, uint8 0 to 255 or float in [0, 1] -> float32 n x classes, each row sums to 1, on the CPU.
+        """Images n x C x H x W, uint8 0 to 255 or float in [0, 1] -> float32 n x classes, each row sums to 1, on the CPU.
 
         Raises `DataError` for float images outside [0, 1] and for answers that are no numbers.
         """

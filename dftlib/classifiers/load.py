@@ -51,4 +51,4 @@ def _imported(name: str) -> tuple[Callable[..., Any], str]:
         raise DataError(f"'{module_name}' can't be imported ({type(error).__name__}: {first_line(error)}): mend it.") from error
     if not callable(function := getattr(module, function_name, None)):
         raise DataError(f"The module '{module_name}' has no function '{function_name}': write module:function.")
-    return function, hashlib.sha256(Path(module.__file__).read_bytes() if module.__file__ else b"").hexdigest()
+    return function, hashlib.sha256(Path(file).read_bytes() if (file := getattr(module, "__file__", None)) else b"").hexdigest()

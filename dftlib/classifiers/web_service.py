@@ -52,7 +52,10 @@ class HttpClassifier(BlackBox):
         key_variable: str = "", batch: int = 8, parallel: int = 4, timeout: float = 30.0, retries: int = 5,
         numbers: str = "probabilities", columns: Sequence[int] = (), names: Sequence[Any] = (),
     ) -> None:  # fmt: skip
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise DataError(f"{url} is not the address of a web service ({error}): mend it.") from None
         host = parts.netloc.rpartition("@")[2]
         address = f"{parts.scheme}://{host}{parts.path}"
         if parts.scheme not in ("http", "https") or not host:

@@ -98,7 +98,10 @@ def digests(folder: Path, files: Sequence[str], with_names: bool = False) -> lis
 
     def work(i: int) -> bytes:
         head = files[i].encode("utf-8", "surrogateescape") + b"\0" if with_names else b""
-        return hashlib.sha256(head + (folder / files[i]).read_bytes()).digest()
+        try:
+            return hashlib.sha256(head + (folder / files[i]).read_bytes()).digest()
+        except OSError as error:
+            raise DataError(f"{folder / files[i]} can't be read ({error.strerror}): fetch that picture again.") from None
 
     return in_threads(work, len(files), "read")
 
@@ -147,12 +150,10 @@ def in_threads(work: Callable[[int], T], count: int, title: str) -> list[T]:
     return done
 
 
-Cut = Callable[[int, Image.Image], NDArray[np.uint8]]
-
-
 def cut(
-    name: str, folder: Path, files: Sequence[str], shape: tuple[int, int], part: Cut, key: Mapping[str, Any]
-) -> NDArray[np.uint8]:
+    name: str, folder: Path, files: Sequence[str], shape: tuple[int, int],
+    part: Callable[[int, Image.Image], NDArray[np.uint8]], key: Mapping[str, Any],
+) -> NDArray[np.uint8]:  # fmt: skip
     """`part(i, picture)`, uint8 height x width x 3, of each picture: N x 3 x height x width, RGB, read-only, from the cache.
 
     `key` says what `part` does. A missing, unreadable or truncated picture raises `DataError`.

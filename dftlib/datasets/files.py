@@ -62,9 +62,9 @@ def below(folder: Path) -> Below:
             return
         for entry in entries:
             name = f"{within}/{entry.name}" if within else entry.name
-            if entry.is_dir():
+            if os.path.isdir(entry.path):  # of a link to itself, DirEntry's own raises
                 look(at / entry.name, name, (*above, here))
-            elif entry.is_file():
+            elif os.path.isfile(entry.path):
                 found.files.append(name)
             else:
                 found.unread.append(f"{name} ({'a broken link' if entry.is_symlink() else 'no plain file'})")

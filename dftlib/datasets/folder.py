@@ -4,10 +4,8 @@ import csv
 import io
 import re
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -148,7 +146,12 @@ def load(images: str | Path, labels: str | Path, size: int | tuple[int, int], se
     classes = table["label"].map(names.index).astype("int8").to_numpy()
     content = pd.factorize(np.array(decode.digests(images, files), object))[0]
     subjects = _joined(table["person"].to_numpy(str), content)
-    notes += _copies(content, classes)
+    if copies := len(content) - len(np.unique(content)):
+        several = int((pd.Series(classes).groupby(content).nunique() > 1).sum())
+        torn = f"; {several:,} pictures have copies with another label" if several else ""
+        notes.append(
+            f"{copies:,} pictures are copies of others, byte for byte: copies are on one side, as if of one person{torn}."
+        )
     split = splits.subject_split(subjects, classes, seed)
     for side in SPLITS:
         if absent := sorted(set(range(len(names))) - set(classes[split == side])):
@@ -174,12 +177,3 @@ def _joined(people: NDArray[np.str_], content: NDArray[np.int64]) -> NDArray[np.
     shown = coo_array((np.ones(len(who)), (who, len(names) + content)), (nodes, nodes))
     group = connected_components(shown, directed=False)[1][: len(names)]
     return names[np.unique(group, return_index=True)[1]][group][who]
-
-
-def _copies(content: NDArray[np.int64], classes: NDArray[Any]) -> Sequence[str]:
-    """A sentence where pictures are copies of others, and how many of the pictures that have copies have several labels."""
-    if not (copies := len(content) - len(np.unique(content))):
-        return []
-    several = int((pd.Series(classes).groupby(content).nunique() > 1).sum())
-    torn = f"; {several:,} pictures have copies with another label" if several else ""
-    return [f"{copies:,} pictures are copies of others, byte for byte: copies are on one side, as if of one person{torn}."]

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dftlib import artefacts
 from dftlib.datasets import align, decode
@@ -67,7 +69,7 @@ def face_boxes(folder: Path, files: list[str]) -> NDArray[np.float64]:
     All three by Viola-Jones on originals (a row of NaN where it finds no face).
     """
 
-    def make() -> NDArray[np.uint8]:
+    def make() -> dict[str, Tensor]:
         def work(i: int) -> NDArray[np.float64]:
             picture = decode.read_picture(folder / files[i])
             if min(picture.size) < CROPPED:
@@ -76,11 +78,10 @@ def face_boxes(folder: Path, files: list[str]) -> NDArray[np.float64]:
             left, top, width, height = box or (np.nan,) * 4
             return np.tile(np.array([left, top, left + width, top + height]) / (picture.size * 2), (3, 1))
 
-        return np.stack(decode.in_threads(work, len(files), "muct: find faces")).view(np.uint8)
+        return {"boxes": torch.from_numpy(np.stack(decode.in_threads(work, len(files), "muct: find faces")))}
 
-    return artefacts.array("faces", 2, {"files": decode.signature(folder, files), "frame": FRAME, "cropped": CROPPED}, make).view(
-        np.float64
-    )
+    key = {"files": decode.signature(folder, files), "frame": np.stack(FRAME).tolist(), "cropped": CROPPED}
+    return artefacts.tensors("faces", 3, key, make)["boxes"].numpy()
 
 
 def load(root: Path) -> align.Listed:

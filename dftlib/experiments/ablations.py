@@ -57,7 +57,8 @@ def shown(lab: Lab) -> Cell:
 def labelled(lab: Lab, cell: Cell, budget: int, draw: int) -> tuple[Split, Split]:
     """Fitting and validation images when only `budget` have a label; a quarter of them serve validation.
 
-    Drawn at random with the classes in proportion, the smaller budget a part of the larger. Budget 0: all that the cell has.
+    Drawn at random, the smaller budget a part of the larger, with the classes in proportion in both parts. Budget 0: all that
+    the cell has.
     """
     fit, val, _ = lab.splits(cell)
     if not 0 < budget < len(fit):
@@ -65,8 +66,9 @@ def labelled(lab: Lab, cell: Cell, budget: int, draw: int) -> tuple[Split, Split
     rows = rng(draw, cell.data, "labels").permutation(fit.rows)
     y = pd.Series(lab.of_cell(cell, rows).labels.numpy())
     place = (y.groupby(y).cumcount() + 0.5) / y.groupby(y).transform("size")
-    rows = rows[np.argsort(place.to_numpy(), kind="stable")[:budget]]
-    held = np.arange(budget) % 4 == 3
+    order = np.argsort(place.to_numpy(), kind="stable")[:budget]
+    rows, held = rows[order], np.zeros(budget, bool)
+    held[np.argsort(y[order], kind="stable")[3::4]] = True  # class by class, as every fourth of `rows` might be of one
     return lab.of_cell(cell, np.sort(rows[~held])), lab.of_cell(cell, np.sort(rows[held]))
 
 
@@ -98,10 +100,13 @@ def by_data(lab: Lab, cell: Cell, fit: Split, val: Split, **key: Any) -> Tensor:
 
 
 def by_head(lab: Lab, cell: Cell, fit: Split, val: Split, **key: Any) -> Tensor:
-    """Test scores n x 2 after model fine-tuning of the head: Adam, the profile's epochs and learning rate."""
+    """Test scores n x 2 after model fine-tuning of the head: Adam, the profile's learning rate, and as many steps as its epochs
+    have with all labels.
+    """
     x = lab.features(cell.data, cell.protocol)
     known, known_val = ((x[split.rows], split.labels) for split in (fit, val))
-    head = _tune_head(lab, cell, lab.model(cell), known, known_val, lab.profile.head_epochs, cell.seed)
+    whole, steps = (-(-len(split) // training.BATCH) for split in (lab.splits(cell)[0], fit))  # of an epoch
+    head = _tune_head(lab, cell, lab.model(cell), known, known_val, lab.profile.head_epochs * whole // steps, cell.seed)
     with torch.inference_mode():
         return cast(Tensor, head(x[lab.splits(cell)[2].rows])).softmax(1)
 
@@ -131,7 +136,7 @@ def label_budget(lab: Lab) -> pd.DataFrame:
     ]
     rows = []
     for cell, budget, draw in tqdm(runs, desc="label budgets", unit="run"):
-        (fit, val), key = labelled(lab, cell, budget, draw), {"budget": budget, "draw": draw}
+        (fit, val), key = labelled(lab, cell, budget, draw), {"budget": budget, "draw": draw, "held": "in proportion"}
         for name, method in METHODS.items():
             if name == "data" and not budget:
                 scores = lab.outcome(cell).scores["after"]
@@ -203,7 +208,7 @@ def _tried(lab: Lab, cell: Cell, settings: Settings) -> Row:
     found = lab.fitted(cell, settings)
     rounds, draws = settings.schedule(len(lab.splits(cell)[0]))
     fit = {"steps": rounds * draws * settings.inner_steps, "epoch": found.about["epoch"], "temperature": found.about["fitted_at"]}
-    return {**measured(lab, cell, _scored(lab, cell, found, cell)), **_compared(lab, cell, found), **fit}
+    return {**measured(lab, cell, _scored(lab, cell, found, lab.splits(cell)[2])), **_compared(lab, cell, found), **fit}
 
 
 def frontier(lab: Lab) -> pd.DataFrame:
@@ -245,8 +250,9 @@ def _alignment(lab: Lab, cell: Cell) -> Choices:
     """Images and the classifier's training images cut alike, the classifier trained anew."""
     for way, name in reversed(tables.alignments(lab).items()):
         run = lab.other(align=way)
-        before = run.unperturbed(cell, cell.model, run.splits(cell)[2])
-        yield name, measured(run, cell, _scored(run, cell, run.fitted(cell), cell), before)
+        test = run.splits(cell)[2]
+        before = run.unperturbed(cell, cell.model, test)
+        yield name, measured(run, cell, _scored(run, cell, run.fitted(cell), test), before)
 
 
 def _steps(lab: Lab, cell: Cell) -> Choices:
@@ -258,10 +264,10 @@ def _steps(lab: Lab, cell: Cell) -> Choices:
 
 
 def _strength(lab: Lab, cell: Cell) -> Choices:
-    found = lab.fitted(cell)
+    found, test = lab.fitted(cell), lab.splits(cell)[2]
     for name, factor in (("half", 0.5), ("full", 1.0), ("double", 2.0)):
         scaled = found.with_n(factor * found.n)
-        yield name, {**measured(lab, cell, _scored(lab, cell, scaled, cell)), **_compared(lab, cell, scaled)}
+        yield name, {**measured(lab, cell, _scored(lab, cell, scaled, test)), **_compared(lab, cell, scaled)}
 
 
 def _file_format(lab: Lab, cell: Cell) -> Choices:
@@ -289,13 +295,14 @@ def _other_classifier(lab: Lab, cell: Cell) -> Choices:
         others["same data, another network"] = (lab.other(**SCRATCH), cell)
     for name, (run, other) in others.items():
         before = run.unperturbed(other, other.model, test)
-        yield name, measured(lab, cell, _scored(run, other, found, cell), before)
+        yield name, measured(lab, cell, _scored(run, other, found, test), before)
 
 
-def _scored(run: Lab, other: Cell, found: Perturbation, cell: Cell) -> Tensor:
-    """Scores of the cell's test images under this perturbation by the classifier of `run` and `other`."""
-    images = run.splits(cell)[2].images
-    return _kept(lambda: under(run.model(other), found, images), run, other, perturbation=content(found.n.numpy()), box=found.box)
+def _scored(run: Lab, other: Cell, found: Perturbation, test: Split) -> Tensor:
+    """Scores of these images under this perturbation by the classifier of `run` and `other`."""
+    images = test.images
+    key = {"perturbation": content(found.n.numpy()), "box": found.box, "pictures": content(images)}
+    return _kept(lambda: under(run.model(other), found, images), run, other, **key)
 
 
 QUESTIONS: dict[str, Callable[[Lab, Cell], Choices]] = {

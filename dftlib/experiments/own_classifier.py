@@ -30,11 +30,12 @@ from dftlib.classifiers.black_box import BlackBox
 from dftlib.classifiers.load import load_classifier
 from dftlib.datasets import align, folder, synthetic
 from dftlib.datasets.base import SPLITS, FaceDataset, Split
+from dftlib.datasets.files import named
 from dftlib.errors import DataError
 from dftlib.experiments.cards import with_evidence
 from dftlib.experiments.lab import signature
 from dftlib.experiments.outcome import by_threshold
-from dftlib.experiments.own_report import Tuned, few, in_words, said_of_answers, said_of_n
+from dftlib.experiments.own_report import Tuned, in_words, said_of_answers, said_of_n
 from dftlib.experiments.profile import Profile, parameters
 from dftlib.images import Pictures
 from dftlib.metrics import similarity
@@ -318,7 +319,7 @@ def _aligned(data: FaceDataset, images: Path, names: list[str]) -> tuple[FaceDat
             )
     assert found.recut is not None
     chips, faceless = found.recut(rows, "chip"), data.files[~found.detected].tolist()
-    left_out = [f"No face is found in {len(faceless):,} pictures, which had no part in this: {few(faceless)}."] * bool(faceless)
+    left_out = [f"No face is found in {len(faceless):,} pictures, which had no part in this: {named(faceless)}."] * bool(faceless)
     kept = data.labels.iloc[rows].reset_index(drop=True), data.subjects[rows], data.split[rows], data.files[rows]
     return FaceDataset(data.name, chips.images, *kept, chips), rows, left_out
 
@@ -334,7 +335,9 @@ def _in_words(known: Answers, faces: FaceDataset) -> Iterator[None]:
     try:
         yield
     except UnansweredError as error:
-        raise DataError(f"{str(error).removesuffix('.')}, such as {few(known.silent(faces))}.") from None
+        silent = known.silent(faces)
+        which = f"such as {named(silent)}" if silent else "though all were answered as they are: it answers no changed picture"
+        raise DataError(f"{str(error).removesuffix('.')}, {which}.") from None
     except ClassOrderError as error:
         raise DataError(
             f"The classifier is right about {error.order.before:.1f} % of the validation pictures (mean over classes), and would "

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dftlib import artefacts, seeds
+from dftlib.datasets.files import named
 from dftlib.metrics import classification
 from dftlib.metrics.class_order import ClassOrder
 from dftlib.metrics.comparison import Comparison
@@ -20,7 +21,6 @@ from dftlib.perturbation.perturbation import Perturbation
 from dftlib.perturbation.query_log import CHANGED
 from dftlib.plots import data_finetuning, own_classifier
 
-NAMED = 5  # files named where there may be many
 # What else than adding N could be done: as a sentence has it, and as a table does.
 REMEDIES = {
     "unaligned": ("leaving the pictures unaligned", "whole pictures, not aligned"),
@@ -137,11 +137,6 @@ def in_words(comparison: Comparison) -> Comparison:
     return replace(comparison, right=right)
 
 
-def few(files: list[str]) -> str:
-    """The first of these names, and how many there are more."""
-    return ", ".join(files[:NAMED]) + (f" and {len(files) - NAMED:,} more" if len(files) > NAMED else "")
-
-
 def said_of_n(s: Mapping[str, Any], per_class: pd.DataFrame) -> Iterator[str]:
     """What the summary says of N, of what it is added to, and of what would be simpler."""
     bounds = f"On validation pictures the rise lies between {s['val_rise_lo']:+.1f} and {s['val_rise_hi']:+.1f} points."
@@ -181,7 +176,7 @@ def said_of_answers(
     if s["unsteady"] > CHANGED:
         yield f"The classifier changes its answers: two to one picture differ by up to {s['unsteady']:.3f}. Mistrust small rises."
     if silent:
-        yield f"{len(silent):,} pictures got no answer and had no part in fit and accuracies: {few(silent)}."
+        yield f"{len(silent):,} pictures got no answer and had no part in fit and accuracies: {named(silent)}."
     if s["unanswered_after"]:
         yield f"{s['unanswered_after']:,} test pictures get no answer once N is added: they count as wrong."
     anew = f", {s['anew']:,} of them anew to see whether the classifier is still the same" if s["anew"] else ""

@@ -141,14 +141,17 @@ def compare(
 
     Each is scores n x classes (the highest counts; nan: no answer, which is wrong), or n bools that say which images are right.
     `groups` are n bools each: people to whom no recommended perturbation may do harm, as to no class. Raises `DataError` where
-    there is no image.
+    there is no image, and for answers of another form.
     """
     if not len(split.labels):
         raise DataError("There is no image to compare answers on: give a split that has some.")
     labels = split.labels.cpu().numpy()
     answers = {"before": before, "after": after, **(baselines or {})}
     arrays = {name: np.asarray(given.cpu() if isinstance(given, Tensor) else given) for name, given in answers.items()}
-    for given in arrays.values():
+    for name, given in arrays.items():
+        if len(given) != len(labels) or (given.ndim != 2 and given.dtype != bool):
+            form = f"{given.shape} {given.dtype} for {len(labels)} images"
+            raise DataError(f"The answers '{name}' are {form}: give scores n x classes, or n bools that say which are right.")
         if given.ndim == 2:
             require_known(split.labels, given.shape[1])
     there = {name: ~np.isnan(given).any(1) for name, given in arrays.items() if given.ndim == 2}

@@ -125,8 +125,8 @@ def train(
     """Trains `count` networks on the same images with RMSProp and inverse decay; section 2.3, without augmentation.
 
     images uint8 n x 3 x H x W; labels (-1 or +1) and `weights` n x count x attributes. Returns `two_epochs.I.NAME` and
-    `converged.I.NAME`, the weights of network I after two epochs and after that one of all later epochs with its lowest
-    validation error, and `errors`, epochs x count. `dtype` is that of the products (autocast).
+    `converged.I.NAME`, the weights of network I after two epochs and after that one of the second and all later epochs with its
+    lowest validation error, and `errors`, epochs x count. `dtype` is that of the products (autocast).
     """
     if epochs < EARLY:
         raise DataError(f"Parameter 'attribute_epochs' is {epochs}: set it to {EARLY}, the paper's first snapshot, or more.")

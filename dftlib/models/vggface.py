@@ -1,6 +1,7 @@
 """VGG-Face (Parkhi et al. 2015), the paper's backbone, from its published weight file."""
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -21,8 +22,8 @@ class VGGFace(Backbone):
 
     `weights` is the published file (keys conv1_1.weight … fc8.bias, 32 tensors), or holds its tensors as checkpoints do: within
     `state_dict`, as `module.conv1_1.weight`, in half precision, with any fc8 or none (it isn't used). Its own check sum was never
-    published: names and shapes are checked always, and the SHA-256 of the first load is kept beside the file and compared from
-    then on.
+    published: names and shapes are checked always, and the SHA-256 of the first load is kept beside the file, where that folder
+    may be written to, and compared from then on.
     """
 
     features = 4096
@@ -68,6 +69,6 @@ def _vggface_state(path: Path, template: dict[str, Tensor]) -> dict[str, Tensor]
         if tensor.shape != template[name].shape:
             raise DataError(f"{path}: {name} has shape {tuple(tensor.shape)}, not {tuple(template[name].shape)}: {remedy}.")
     if not pinned.is_file():
-        with whole(pinned) as temporary:
+        with suppress(PermissionError), whole(pinned) as temporary:  # others' folder of weights: then nothing is compared
             temporary.write_text(found + "\n", "utf-8")
     return {name: tensor.float() for name, tensor in state.items()}
