@@ -123,6 +123,11 @@ def test_tensors_are_made_once() -> None:
     assert len(files(paths.cache_folder())) == 1
 
 
+def test_a_folder_that_is_there_is_not_made_either(tmp_path: Path) -> None:
+    with artefacts.once(tmp_path) as missing:
+        assert not missing
+
+
 def test_an_array_is_made_once_and_read_only() -> None:
     maker = Maker()
     first, again = (artefacts.array("kind", 1, {"n": 3}, maker.array) for _ in range(2))

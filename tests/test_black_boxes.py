@@ -521,6 +521,7 @@ def test_a_function_by_name(tmp_path: Path, images: NDArray[np.uint8], monkeypat
         ("my_broken_model:answer", "can't be imported .ZeroDivisionError"),
         ("nothing.onnx", "There is no model file nothing.onnx"),
         ("something", "'something' names no classifier"),
+        ("http://[half", r"http://\[half is not the address of a web service"),
     ]:
         with pytest.raises(DataError, match=sentence):
             load_classifier(name)
@@ -534,3 +535,7 @@ def test_options_by_name(service: WebService, images: NDArray[np.uint8]) -> None
         load_classifier(service.url, batch="8")
     with pytest.raises(DataError, match="has no option 'url'"):
         load_classifier(service.url, url="http://h")
+    for names in (5, None):
+        with pytest.raises(DataError, match=f"`names` is {names}, .*: give a list with each word in quotes"):
+            load_classifier("numpy:mean", names=names)
+    assert load_classifier("time:time").classes == 2  # of a module that is in no file

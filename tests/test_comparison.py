@@ -120,6 +120,14 @@ def test_of_no_image_nothing_is_compared() -> None:
         compare(np.zeros((0, 2)), np.zeros((0, 2)), Split(np.zeros((0, 3, 1, 1), np.uint8), torch.zeros(0, dtype=torch.int64)))
 
 
+@pytest.mark.parametrize("wrong", [np.array([0, 1, 0]), np.array([True, False]), np.zeros((2, 2))])
+def test_answers_of_another_form_are_named(wrong: np.ndarray) -> None:
+    """Class numbers for instance, which would pass for what is right."""
+    split = Split(np.zeros((3, 3, 1, 1), np.uint8), torch.tensor([0, 1, 0]))
+    with pytest.raises(DataError, match=r"The answers 'after' are .* for 3 images: give scores n x classes, or n bools"):
+        compare(np.ones(3, bool), wrong, split)
+
+
 def test_the_best_is_the_most_accurate_without_n(found: Comparison) -> None:
     assert found.best == "other"
     assert found.over("other")[""] == pytest.approx(found.accuracy("after") - found.accuracy("other"))

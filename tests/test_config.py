@@ -93,6 +93,7 @@ def test_a_profile_without_a_field_is_refused(monkeypatch: pytest.MonkeyPatch, t
         ("datasets", ["press", "studio"]),
         ("precision", "float16"),
         ("device", "gpu"),
+        ("device", "cpu:x"),
         ("weight", math.nan),
         ("n_fit", -1),
         ("mirror", "perhaps"),

@@ -325,10 +325,11 @@ def test_linked_folders_are_looked_into_once(photos: Path, tmp_path: Path) -> No
     (home / "b" / "round").symlink_to(home / "a")
     (far / "up").symlink_to(home)
     (home / "nowhere.png").symlink_to("none")
+    (home / "self").symlink_to("self")
     found = below(home)
     assert found.files == ["a/round/x.png", "a/x.png", "b/round/x.png", "b/x.png", "linked/x.png"]
     assert found.circles == ["a/round/round", "b/round/round", "linked/up"]
-    assert found.unread == ["nowhere.png (a broken link)"]
+    assert found.unread == ["nowhere.png (a broken link)", "self (a broken link)"]
     assert found.folders == {home.resolve(), far.resolve(), home / "a", home / "b"}
 
     rows = [f"linked/{row}" for row in ROWS]
@@ -337,7 +338,8 @@ def test_linked_folders_are_looked_into_once(photos: Path, tmp_path: Path) -> No
     loaded = load(home, write(tmp_path, *rows), 2)
     assert loaded.dataset.images[:, 0, 0, 0].tolist() == [8 * i for i in range(30)]
     assert loaded.unlabelled == 5
-    assert loaded.notes == ("Not looked into below the folder of the pictures: nowhere.png (a broken link).",)
+    unread = "nowhere.png (a broken link), self (a broken link)"
+    assert loaded.notes == (f"Not looked into below the folder of the pictures: {unread}.",)
 
 
 def test_two_folders_of_one_name_are_two(photos: Path, tmp_path: Path) -> None:

@@ -626,9 +626,18 @@ class Rootless(nn.Module):
         return torch.stack([level, 1 - level], 1) + (x * 0).sum((1, 2, 3)).sqrt()[:, None]
 
 
+class Detached(Rootless):
+    """It is computed with, and leads nowhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.detach())
+
+
 def test_a_network_without_a_gradient_is_named() -> None:
     with pytest.raises(DataError, match="gradient to its input is no number"):
         fit(TorchClassifier(Rootless()), *TOY, QUICK)
+    with pytest.raises(DataError, match="gives no gradient to its input"):
+        fit(TorchClassifier(Detached()), *TOY, QUICK)
 
 
 def test_mirrored_arrays_and_numpys_integers_are_taken(model: TorchClassifier) -> None:

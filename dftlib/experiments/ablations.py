@@ -176,8 +176,9 @@ def _rounds(lab: Lab, cell: Cell, way: str) -> Tensor:
     fit, val, test = lab.splits(cell)
     x, val_x = fit.images, val.images
     settings = settings_of(lab.profile)
-    settings = replace(settings, steps=settings.steps // ROUNDS, epochs=max(1, settings.epochs // ROUNDS))
-    model, found, after = lab.model(cell), Perturbation(torch.zeros(x.shape[1:]), settings.box), []
+    settings = replace(settings, steps=-(-settings.steps // ROUNDS), epochs=max(1, settings.epochs // ROUNDS))
+    start = Perturbation(torch.zeros(x.shape[1:]), "clip" if way == "head" else settings.box)  # 'printed' isn't the identity at 0
+    model, found, after = lab.model(cell), start, []
     for number in range(ROUNDS):
         seed = cell.seed + number
         if way != "head":

@@ -37,7 +37,7 @@ class Cell:
 class Outcome:
     """A cell, measured on its test images: the row of the table, and what it was made of.
 
-    scores: n x 2 of every stage and remedy (`Lab.outcome`)
+    scores: n x 2 of every stage and remedy, of validation and fitting images too, and n of PSNR and SSIM (`Lab.outcome`)
     """
 
     cell: Cell

@@ -3,6 +3,7 @@
 import ast
 import difflib
 import os
+import re
 import types
 from collections.abc import Mapping
 from contextlib import suppress
@@ -162,7 +163,7 @@ def device_of(profile: Profile) -> torch.device:
     name = profile.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.split(":")[0] not in ("cpu", "cuda"):
+    if not re.fullmatch(r"(cpu|cuda)(:\d+)?", name):
         raise DataError(f"Parameter 'device' is '{name}': set it to 'auto', 'cpu', 'cuda' or 'cuda:1'.")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise DataError(f"Parameter 'device' is '{name}', but torch sees no CUDA device: set device to 'cpu' or 'auto'.")

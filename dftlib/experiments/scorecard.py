@@ -75,7 +75,7 @@ def attributes(profile: str) -> pd.DataFrame:
     """A row per number of *Facial Attributes* that has one of ours: mean errors, Table 1 (percent) and Table 2 (images of 1,000
     pictures, as the paper counts them).
 
-    `lo` and `hi` are the ends of ours' 95 % interval, from a bootstrap over pictures; counts have none.
+    `lo` and `hi` are the ends of ours' 95 % interval, from a bootstrap over people; counts have none.
     """
     errors = _stored("attribute_error_tests", profile, ROBUST).dropna(subset="published")
     parts = [pd.DataFrame({
@@ -103,7 +103,7 @@ def attributes(profile: str) -> pd.DataFrame:
 def findings(profile: str) -> pd.DataFrame:
     """What *Facial Attributes* concludes, as inequalities of two numbers: the paper's, ours, and whether ours say so too.
 
-    Percent at PASS 0.95 unless `quantity` says otherwise. `first` and `second` are the two sides; the finding is that the first
+    Percent at PASS 0.95, or what `case` says. `first` and `second` are the two sides; the finding is that the first
     is greater. The paper prints no numbers for Figures 3 to 5.
     """
     flips = _stored("flippability", profile, ROBUST).set_index(["loss", "adversarial_type", "mode"])

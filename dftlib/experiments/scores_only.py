@@ -49,7 +49,9 @@ def at_its_size(lab: Lab) -> Lab:
 
 
 def known(lab: Lab) -> Lab:
-    """The lab whose backbone is the known network of 'encoder' and 'own features', with faces aligned at its size."""
+    """The lab whose backbone is the known network of 'encoder' and 'own features': of another one than the profile's, faces are
+    aligned at its size.
+    """
     name = lab.profile.encoder
     if name == lab.profile.backbone:
         return lab

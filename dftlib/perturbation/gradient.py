@@ -182,7 +182,7 @@ class Graphed:
         main.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, stream=side):  # by default that of the current GPU, which may be another
                 return graph, inputs, self.function(*inputs)
         except RuntimeError:
             torch.cuda.synchronize(inputs[0].device)
@@ -219,7 +219,10 @@ class Step:
     def _slope(self, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         """The gradient of the loss to N, and the loss: one row of numbers, so that one message sends it."""
         z = self.box(x, self.n)
-        loss = objective(self.classifier.logits(z) / self.temperature, y, x, z, self.settings, weights)
+        logits = self.classifier.logits(z)
+        if not logits.requires_grad:  # the distance has a gradient, so N = 0 would come out, and no word
+            raise DataError("The network gives no gradient to its input, as something in it detaches: use `fit_black_box`.")
+        loss = objective(logits / self.temperature, y, x, z, self.settings, weights)
         (gradient,) = torch.autograd.grad(loss, self.n)
         return torch.cat([gradient.flatten(), loss.detach().view(1)])
 
@@ -262,7 +265,7 @@ def fit(
     holds the settings, the temperature (`fitted_at`), the seed, the accuracy at the start, the chosen round (`epoch`, 0: the
     start), the `history` of all, and what `card` reads. All is computed on the classifier's device; the result is on the CPU.
     Raises `DataError` for labels of one class or of classes that the classifier doesn't have, for floats outside [0, 1], for a
-    checkpoint of another fit, and where the network has no gradient.
+    checkpoint of another fit, and where the network has no gradient to its input.
 
     Within a torch.distributed process group, whose processes all give the same images, each takes its part of every batch and of
     the validation images. All return the same perturbation: that of a single one, but for the rounding of sums.

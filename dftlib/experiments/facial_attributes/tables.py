@@ -91,7 +91,7 @@ def error_tests(lab: AttributeLab) -> pd.DataFrame:
     """Sections 2.3 and 5: mean error of each approach and its difference from `SEPARATE`, percent.
 
     `t_test_p` is the paper's, a two-sided paired t-test over attributes; it takes attributes for a sample of all attributes there
-    might be. The interval of the difference is that of a bootstrap over test images, for these attributes.
+    might be. The interval of the difference is that of a bootstrap over people, for these attributes.
     """
     every = wrong(lab)
     drawn = classification.people_drawn(lab.faces.subjects[lab.rows("test")])
@@ -128,7 +128,7 @@ def _signs(found: dict[str, Tensor]) -> tuple[tuple[str, Tensor], tuple[str, Ten
 def flippability(lab: AttributeLab) -> pd.DataFrame:
     """Table 1: of the attributes that a network gets right (+) or wrong (-), the percentage flipped at each PASS threshold.
 
-    Intervals are of a bootstrap over images. `published_…` is the paper's.
+    Intervals are of a bootstrap over people. `published_…` is the paper's.
     """
     drawn = classification.people_drawn(lab.faces.subjects[lab.sample])
     rows = []
@@ -195,8 +195,8 @@ def progress(lab: AttributeLab) -> pd.DataFrame:
             rows.append({
                 "loss": loss, "adversarial_type": kind_of + sign, "pictures": len(of),
                 "two_epochs": int(then.sum()), "converged": int(now.sum()), "overlap": int((then & now).sum()),
-                "share_two_epochs": 100 * int(then.sum()) / int(was.sum()),
-                "share_converged": 100 * int(now.sum()) / int(of.sum()),
+                "share_two_epochs": 100 * int(then.sum()) / (int(was.sum()) or np.nan),
+                "share_converged": 100 * int(now.sum()) / (int(of.sum()) or np.nan),
                 "learned": 100 * float(late["right"][gone].double().mean()),
             })  # fmt: skip
     return _beside(rows, "robustness_progress", ["loss", "adversarial_type"])
