@@ -143,14 +143,6 @@ class Lab:
     def signature(self, name: str, protocol: str) -> str:
         return signature(self.faces(name, protocol))
 
-    def rows(self, name: str, attribute: str, part: str, protocol: str, seed: int) -> Rows:
-        """Rows of 'train', 'val' or 'test' whose label is known, at most as many as the profile says (n_train …), in order."""
-        data = self.faces(name, protocol)
-        rows = np.flatnonzero((data.split == part) & (data.labels[attribute].to_numpy() >= 0))
-        most = {"train": self.profile.n_train, "val": self.profile.n_val, "test": self.profile.n_test}[part]
-        # The test images are the same under every seed, so that seeds differ by training alone.
-        return some(rows, most, seeds.rng(0 if part == "test" else seed, name, part))
-
     def split(self, name: str, attribute: str, rows: Rows, protocol: str) -> Split:
         """These rows of a data set with the labels of this attribute."""
         data = self.faces(name, protocol)
@@ -158,8 +150,13 @@ class Lab:
         return Split(data.images, labels, data.subjects[rows], rows)
 
     def part(self, name: str, attribute: str, part: str, protocol: str, seed: int) -> Split:
-        """'train', 'val' or 'test' of a data set, as `rows` has them."""
-        return self.split(name, attribute, self.rows(name, attribute, part, protocol, seed), protocol)
+        """'train', 'val' or 'test' of a data set: images of known label, at most as many as the profile says (n_train …)."""
+        data = self.faces(name, protocol)
+        rows = np.flatnonzero((data.split == part) & (data.labels[attribute].to_numpy() >= 0))
+        most = {"train": self.profile.n_train, "val": self.profile.n_val, "test": self.profile.n_test}[part]
+        # The test images are the same under every seed, so that seeds differ by training alone.
+        some_rows = some(rows, most, seeds.rng(0 if part == "test" else seed, name, part))
+        return self.split(name, attribute, some_rows, protocol)
 
     def of_cell(self, cell: Cell, rows: Rows) -> Split:
         """These rows of the images of a cell."""
@@ -167,9 +164,9 @@ class Lab:
 
     def splits(self, cell: Cell) -> tuple[Split, Split, Split]:
         """The images of a cell that N, a threshold and a colour match are all fitted to, that N is chosen on, and measured on."""
-        train, val, test = (self.rows(cell.data, cell.attribute, part, cell.protocol, cell.seed) for part in SPLITS)
-        fit = some(train, self.profile.n_fit, seeds.rng(cell.seed, cell.data, "fit"))
-        return self.of_cell(cell, fit), self.of_cell(cell, val), self.of_cell(cell, test)
+        train, val, test = (self.part(cell.data, cell.attribute, part, cell.protocol, cell.seed) for part in SPLITS)
+        fit = some(train.rows, self.profile.n_fit, seeds.rng(cell.seed, cell.data, "fit"))
+        return self.of_cell(cell, fit), val, test
 
     def source(self, cell: Cell) -> Split:
         """The images that the classifier of a cell was trained on."""
@@ -279,10 +276,6 @@ class Lab:
         with torch.inference_mode():
             return cast(Tensor, cast(nn.Module, net.net.head)(x.to(net.device))).softmax(1).cpu()
 
-    def unaligned(self, cell: Cell, split: Split) -> Tensor:
-        """The same of images in the usual crop of their set, by the cell's own classifier, of this lab's alignment."""
-        return self.unperturbed(cell, cell.model, split, self.other(align="none"))
-
     def outcome(self, cell: Cell) -> Outcome:
         """The cell measured: fits what is missing, then scores every test image before, after and under each remedy."""
         p, found, key = self.profile, self.fitted(cell), self.fit_key(cell)
@@ -319,7 +312,7 @@ class Lab:
         images = test.images
         rounded = found.apply_uint8(images, self.device).cpu()
         return {
-            "unaligned": self.unaligned(cell, test),
+            "unaligned": self.unperturbed(cell, cell.model, test, self.other(align="none")),
             "before": self.unperturbed(cell, cell.model, test),
             "oracle": self.unperturbed(cell, cell.data, test),
             "after": under(model, found, images),

@@ -1,5 +1,6 @@
 """What notebook 06 measures: accuracy against images asked, on a gender classifier installed from PyPI that only answers."""
 
+from statistics import median_high
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def runs(profile: Profile, cell: Cell) -> list[Run]:
     The last data set has every learner, the best two with labels only too, and the default with an N that isn't mirrored; the
     others have what asks nothing and the default.
     """
-    budgets, usual = profile.query_budgets, _usual(profile)
+    budgets, usual = profile.query_budgets, median_high(profile.query_budgets)
     cheap = [("gradient", "gradients", 0, True), ("statistics", "scores", max(budgets), True)]
     if cell.data != profile.query_datasets[-1]:
         return [*cheap, *((from_scores.DEFAULT, "scores", budget, True) for budget in budgets)]
@@ -99,11 +100,6 @@ def runs(profile: Profile, cell: Cell) -> list[Run]:
     told = [(name, "scores", budget, True) for name in ("surrogate", "spsa") for budget in budgets]
     more = [*((name, "labels", usual, True) for name in ("surrogate", "spsa")), (from_scores.DEFAULT, "scores", usual, False)]
     return [*cheap, *once, *told, *more]
-
-
-def _usual(profile: Profile) -> int:
-    """The middle one of the budgets."""
-    return sorted(profile.query_budgets)[len(profile.query_budgets) // 2]
 
 
 def _key(lab: Lab, cell: Cell) -> dict[str, Any]:
@@ -234,6 +230,6 @@ def summary(made: pd.DataFrame) -> pd.DataFrame:
 
 def pair(lab: Lab, cell: Cell) -> list[tuple[str, Perturbation]]:
     """The perturbations of a cell by gradient and by the default learner with the middle budget, with their names."""
-    most, learner = _usual(lab.profile), from_scores.DEFAULT
+    most, learner = median_high(lab.profile.query_budgets), from_scores.DEFAULT
     found = fitted(lab, cell, "gradient", "gradients", 0, True), fitted(lab, cell, learner, "scores", most, True)
     return list(zip(("gradient", f"{learner}, {most:,} asked"), found, strict=True))
