@@ -163,7 +163,7 @@ class Bench:
 
         def prepare() -> None:
             for c in cells:
-                kit.unaligned(c, kit.splits(c)[2])  # keeps in memory what cells share
+                kit.unperturbed(c, c.model, kit.splits(c)[2], kit.other(align="none"))  # keeps in memory what cells share
 
         def measure() -> None:
             outcomes.extend(kit.outcomes(cells))
