@@ -12,10 +12,9 @@ from scipy.stats import spearmanr, ttest_rel
 from torch import Tensor
 
 from dftlib import paths
-from dftlib.datasets.base import Split
 from dftlib.experiments.facial_attributes.robustness import TAU, AttributeLab, adversarial, loss_of, predictions, scores
+from dftlib.experiments.outcome import beside_simple
 from dftlib.metrics import classification, similarity
-from dftlib.metrics.comparison import Comparison, compare
 from dftlib.models import attribute_networks
 from dftlib.perturbation import per_image
 from dftlib.perturbation.per_image import SEARCHES
@@ -38,12 +37,6 @@ SEPARATE = APPROACHES["euclidean", "converged"]
 def _percent(name: str, share: float, ends: tuple[float, float]) -> dict[str, float]:
     """A share and its interval, in percent."""
     return {f"{name}{end}": 100 * float(value) for end, value in zip(("", "_lo", "_hi"), (share, *ends), strict=True)}
-
-
-def _by_attribute(table: pd.DataFrame, order: list[str], *then: str) -> pd.DataFrame:
-    """The rows with their attributes in this order."""
-    placed = table.assign(place=table["attribute"].map(order.index)).sort_values(["place", *then], kind="stable")
-    return placed.drop(columns="place").reset_index(drop=True)
 
 
 def _beside(rows: list[dict[str, Any]], name: str, on: list[str]) -> pd.DataFrame:
@@ -74,8 +67,9 @@ def errors(lab: AttributeLab) -> pd.DataFrame:
             row = {"attribute": attribute, "approach": approach, "n_test": len(errs), "epoch": epochs[approach][i]}
             rows.append({**row, **classification.in_percent("error", errs[:, i]), "balanced_error": 100 * float(both)})
     table = pd.DataFrame(rows)
-    own = table[table["approach"] == SEPARATE].sort_values("error", kind="stable")
-    return _by_attribute(table, own["attribute"].tolist(), "approach")
+    order = table[table["approach"] == SEPARATE].sort_values("error", kind="stable")["attribute"].tolist()
+    table = table.sort_values("approach", kind="stable")
+    return table.sort_values("attribute", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
 
 
 def _epochs(lab: AttributeLab, kind: str, snapshot: str) -> list[int]:
@@ -177,7 +171,7 @@ def success(lab: AttributeLab) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     first = table[(table["adversarial_type"] == "FGS+") & (table["mode"] == SEARCHES["line"])]
     order = first.sort_values("success", kind="stable", ascending=False)["attribute"].tolist()
-    return _by_attribute(table, order)
+    return table.sort_values("attribute", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
 
 
 def progress(lab: AttributeLab) -> pd.DataFrame:
@@ -225,8 +219,11 @@ def universal(lab: AttributeLab) -> pd.DataFrame:
     rows = []
     for i, attribute in enumerate(tqdm(lab.names, desc="universal perturbations", unit="attribute")):
         found, (fit, val, test) = lab.universal(i), lab.splits(i)
-        cut = classification.best_threshold(found["train_before"].double().numpy(), fit.labels.numpy())
-        chosen, measured = (_beside_threshold(found, name, split, cut) for name, split in (("val", val), ("test", test)))
+        both = {name: torch.stack([1 - s, s], 1) for name, s in found.items() if name.endswith(("_before", "_after"))}
+        chosen, measured = (
+            beside_simple(both[f"{name}_before"], both[f"{name}_after"], split, both["train_before"], fit)
+            for name, split in (("val", val), ("test", test))
+        )
         was, after = measured.right["before"], measured.right["after"]
         natural = (found["ffa"] & (found["ffa_pass"] >= TAU)).numpy()
         shares = {"natural": natural, "set_right": after[~was], "natural_set_right": after[~was][natural], "broken": ~after[was]}
@@ -239,14 +236,6 @@ def universal(lab: AttributeLab) -> pd.DataFrame:
             "psnr": float(found["psnr"].mean()), "pass": float(found["pass"].mean()), "recommended": chosen.recommended,
         })  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def _beside_threshold(found: dict[str, Tensor], part: str, split: Split, cut: float) -> Comparison:
-    """The images of a part without and with N, and without it by the threshold `cut`."""
-    labels = split.labels.numpy() == 1
-    before, after = (found[f"{part}_{stage}"].double().numpy() for stage in ("before", "after"))
-    remedy = {"moving the threshold": (before > cut) == labels}
-    return compare((before > 0.5) == labels, (after > 0.5) == labels, split, remedy)
 
 
 def related(lab: AttributeLab, matrices: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
