@@ -14,7 +14,7 @@ from dftlib import paths
 from dftlib.datasets import SPLITS, FaceDataset
 from dftlib.experiments.lab import ROLES, SCRATCH, Lab, published, settings_of, under
 from dftlib.experiments.outcome import ON_N, REMEDIES, Cell, Outcome
-from dftlib.images import batches, to_float
+from dftlib.images import to_float
 from dftlib.metrics import similarity
 from dftlib.metrics.comparison import compare
 from dftlib.perturbation.box_maps import BOXES
@@ -235,7 +235,8 @@ def block(lab: Lab, o: Outcome) -> style.Block:
 
 
 def glance(lab: Lab, cell: Cell, strength: float = 1.0, weight: float = 0.0) -> dict[str, Any]:
-    """Eight test images of a Gender cell, drawn at random, as `data_finetuning.examples` takes them; its title counts all.
+    """Eight test images of a Gender cell, drawn at random, as `data_finetuning.examples` takes them. The title counts all test
+    images that are right, and says the PSNR of the eight.
 
     strength: factor of N
     weight:   of the distance, with which N was fitted; 0: the profile's own fit, within its limit on the PSNR
@@ -247,12 +248,12 @@ def glance(lab: Lab, cell: Cell, strength: float = 1.0, weight: float = 0.0) -> 
     scores = (lab.unperturbed(cell, cell.model, test), under(lab.model(cell), found, test.images))
     true = torch.stack([s.gather(1, test.labels[:, None])[:, 0] for s in scores])
     before, after = (100 * (true > 0.5).double().mean(1)).tolist()
-    changed = found.apply_uint8(test.images)
-    pairs = zip(batches(test.images), batches(changed), strict=True)
-    psnr = torch.cat([similarity.psnr(*(to_float(x, torch.device("cpu")) for x in pair)) for pair in pairs]).mean().item()
-    at = np.searchsorted(test.rows, style.some_faces(data, test.rows, 8, cell.seed))
+    rows = style.some_faces(data, test.rows, 8, cell.seed)
+    images = torch.from_numpy(data.images[rows])
+    changed = found.apply_uint8(images)
+    psnr = similarity.psnr(images / 255, changed / 255).mean().item()
     title = f"{cell.title}: of {len(test):,} pictures {before:.1f} % right before, {after:.1f} % after, at {psnr:.1f} dB"
-    return {"before": torch.from_numpy(test.images[at]), "after": changed[at], "true": true[:, at], "title": title}
+    return {"before": images, "after": changed, "true": true[:, np.searchsorted(test.rows, rows)], "title": title}
 
 
 def published_confusion(found: Sequence[Outcome]) -> list[NDArray[np.float64]]:
