@@ -251,16 +251,18 @@ def test_the_table_of_model_and_data_is_that_of_the_results() -> None:
     assert f"on average {mean(after, 1300, 'data'):.1f} % for {mean(after, 1300, 'head'):.1f}" in said
     ahead = {cell: after[1300, cell, "data"] - after[1300, cell, "head"] for cell in cells}
     assert {cell for cell, points in ahead.items() if points < 0} == {"Pale Skin, lfw"}
-    assert round(ahead["Smiling, lfw"]) == 15
+    assert round(ahead["Smiling, lfw"]) == 12
     assert rise[1300, "Pale Skin, lfw", "data"] == 0
     over = {cell: after[1300, cell, "data"] - after[1300, cell, "all layers"] for cell in cells}
-    assert over["Gender, muct"] < 0 < min(over["Smiling, lfw"], over["Bushy Eyebrows, lfw"])
+    assert over["Gender, muct"] < -2
+    assert abs(over["Smiling, lfw"]) < 1
+    assert over["Bushy Eyebrows, lfw"] > 15
     assert after[512, "Bushy Eyebrows, lfw", "all layers"] > after[1300, "Bushy Eyebrows, lfw", "all layers"]
-    assert sorted(round(rise[32, cell, "data"]) for cell in cells) == [-4, 0, 0, 0, 0]
-    assert round(min(rise[32, cell, "all layers"] for cell in cells)) == -12
-    assert max(mean(rise, 32, method) for method in ("data", "head", "all layers")) < 1.05
-    gained = [cell for cell in cells if min(rise[32, cell, "head"], rise[32, cell, "all layers"]) > 0]
-    assert gained == ["Bushy Eyebrows, lfw"]
+    few = {cell: round(rise[32, cell, "data"]) for cell in cells}
+    assert sorted(few.values()) == [-4, 0, 0, 7, 15]
+    assert (few["Gender, lfw"], few["Smiling, lfw"], few["Bushy Eyebrows, lfw"]) == (-4, 7, 15)
+    assert mean(rise, 32, "head") < 1.1 < mean(rise, 32, "data") < mean(rise, 32, "all layers") < 5
+    assert all(min(rise[32, cell, method] for cell in cells) < -3.95 for method in ("data", "head", "all layers"))
     assert mean(rise, 512, "data") > 0.85 * mean(rise, 1300, "data")
     last = {(r["data"], r["way"]): r["after"] for r in stored("combination", "identity").query("round == 4").to_dict("records")}
     both = [last[data, way] for data in ("muct", "lfw") for way in ("both", "data")]
@@ -493,7 +495,8 @@ def results_said() -> list[str]:
     flips = stored("flippability").query("mode == 'line-search'").set_index("adversarial_type")
     share = flips[flips["loss"] == "Euclidean"]["pass_95"].to_dict()
     glasses = across().query("attribute == 'Eyeglasses'")
-    tuned = stored("label_budget", "identity").query("all").groupby("method").mean(numeric_only=True)
+    budgets = stored("label_budget", "identity").groupby(["labels", "method"]).mean(numeric_only=True)
+    few, tuned = budgets.loc[32], budgets.loc[1300]
     assert (gender["over_best_lo"] > 0).sum() == 1
     assert (glasses["over_best_lo"] > 0).sum() == 0
     worn = glasses.mean(numeric_only=True)
@@ -521,8 +524,9 @@ def results_said() -> list[str]:
         misplaced_said(),
         "same {:,.0f} labelled pictures, mean of five cells: {:.1f} % before, {:.1f} with N, {:.1f} with the head "
         "fine-tuned, {:.1f} with all layers".format(
-            *tuned.loc["data", ["labels", "before", "after"]], *tuned.loc[["head", "all layers"], "after"]
+            1300, *tuned.loc["data", ["before", "after"]], *tuned.loc[["head", "all layers"], "after"]
         ),
+        "With 32 labels it is {:.1f}, {:.1f} and {:.1f} % on average".format(*few.loc[["data", "head", "all layers"], "after"]),
         f"falls from {off['balanced_before']:.1f} to {off['balanced_after']:.1f} %",
         f"falls from {seen['balanced_before']:.1f} to {seen['balanced_after']:.1f} %",
         f"recommends {across()['recommended'].sum()} of these {across()['seeds'].sum()} N",
@@ -595,7 +599,7 @@ def test_the_readme_has_no_other_number() -> None:
     known = (
         "Python 3.11 (3.11.4 or newer) to 3.13", "3 GB of disk", "3 GB of memory", "3 GB of CUDA", "in [0, 1]", "AAAI 2019",
         "Boult; 2018", "95 % interval", "Tables 5 and 6", "Tables 2 to 6",
-        "by 9 to 12 points", "PASS at 0.95", "32 labels are too few", "1.1 points on average", "equation 5",
+        "by 9 to 12 points", "PASS at 0.95", "equation 5",
         "notebook 05", "notebook 02", "6 GB with CUDA", "1,000 labelled pictures", "300 more", "1,000 test pictures (MUCT 760)",
         "300 validation pictures", "to 150 x 150", "125 x 125", "89 x 109 (18,253 of 202,599)", "24 x 32", "seed 0",
     )  # fmt: skip
