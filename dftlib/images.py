@@ -45,7 +45,7 @@ def require_range(images: Pictures) -> None:
         low, high = float(batch.min()), float(batch.max())
         if not (low >= 0 and high <= 1):
             raise DataError(
-                f"Float images must lie in [0, 1], and these reach from {low:.4g} to {high:.4g}: divide grey levels by 255, "
+                f"Float images must lie in [0, 1], and these reach from {low:.9g} to {high:.9g}: divide grey levels by 255, "
                 "leave normalisation to the network, and clamp what resizing left outside."
             )
 

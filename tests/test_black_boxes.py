@@ -444,8 +444,11 @@ def test_the_key_is_sent_and_never_shown(
         return HttpClassifier(url, key_variable="SERVICE_KEY", **{"retries": 1, "batch": 2, **options})
 
     monkeypatch.delenv("SERVICE_KEY", raising=False)
-    with pytest.raises(DataError, match="The environment variable SERVICE_KEY holds no API key: set it"):
+    with pytest.raises(DataError, match="There is no API key in the environment variable SERVICE_KEY: set it"):
         made().scores(images)
+    with pytest.raises(DataError, match="no API key in an environment variable and name that in `key_variable`") as caught:
+        HttpClassifier(url, key_variable=KEY).scores(images)  # given itself, in place of its variable's name
+    assert KEY not in str(caught.value)
     assert service.requests == 0
     monkeypatch.setenv("SERVICE_KEY", KEY + "\n")
     classifier = made()

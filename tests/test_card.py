@@ -50,6 +50,7 @@ def test_a_fit_says_what_it_knows() -> None:
     if found.n.abs().max():
         assert about["psnr"] == pytest.approx(similarity.psnr(grey() / 255, found.apply(grey())).mean().item())
     assert "Recommended" not in found.card()
+    assert "- Not judged: what `compare` says" in found.card()
     assert "- Fitted on: 40 images (20 of class 0, 20 of class 1)." in found.card().splitlines()
 
 

@@ -32,6 +32,13 @@ def images() -> Tensor:
     return torch.randint(0, 256, (600, 3, 24, 24), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript_is_named(net: AttributeNet) -> None:
+    traced = torch.jit.trace(copy.deepcopy(net).eval(), torch.rand(2, 3, 24, 24))  # type: ignore[no-untyped-call]
+    with pytest.raises(DataError, match="TorchScript module can't be frozen: give the network that it was made of"):
+        TorchClassifier(traced)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_scores_are_float32_shares_of_one(net: AttributeNet, images: Tensor, dtype: torch.dtype) -> None:
     scores = TorchClassifier(net, dtype=dtype).scores(images)

@@ -126,6 +126,8 @@ def test_answers_of_another_form_are_named(wrong: np.ndarray) -> None:
     split = Split(np.zeros((3, 3, 1, 1), np.uint8), torch.tensor([0, 1, 0]))
     with pytest.raises(DataError, match=r"The answers 'after' are .* for 3 images: give scores n x classes, or n bools"):
         compare(np.ones(3, bool), wrong, split)
+    with pytest.raises(DataError, match="compared on a Split, not on a Tensor: give"):
+        compare(np.ones(3, bool), np.ones(3, bool), split.labels)  # type: ignore[arg-type]
 
 
 def test_the_best_is_the_most_accurate_without_n(found: Comparison) -> None:

@@ -27,6 +27,7 @@ from dftlib.experiments.profile import load_profile
 from dftlib.images import Pictures
 from dftlib.perturbation import gradient
 from dftlib.perturbation.box_maps import BOXES
+from dftlib.perturbation.from_scores import fit_black_box
 from dftlib.perturbation.gradient import Settings, fit, objective
 from dftlib.perturbation.perturbation import Perturbation
 
@@ -640,6 +641,12 @@ def test_a_network_without_a_gradient_is_named() -> None:
         fit(TorchClassifier(Detached()), *TOY, QUICK)
 
 
+def test_a_network_that_is_not_wrapped_is_named() -> None:
+    for way in (fit, fit_black_box):
+        with pytest.raises(DataError, match=r"needs TorchClassifier\(network\).*, not a Rootless: wrap"):
+            way(Rootless(), *TOY)  # type: ignore[arg-type]
+
+
 def test_mirrored_arrays_and_numpys_integers_are_taken(model: TorchClassifier) -> None:
     images, labels, val, val_labels = TOY
     turned = np.asarray(images)[:, ::-1]
@@ -709,6 +716,14 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     assert (loaded.box, loaded.about) == (made.box, made.about)
     assert sorted(p.name for p in path.parent.iterdir()) == ["n.md", "n.png", "n.safetensors"]
     assert (path.parent / "n.md").read_text(encoding="utf-8") == made.card()
+
+
+@pytest.mark.parametrize("other", ["photo.png", "photo.md"])
+def test_what_is_not_of_an_n_is_not_written_over(tmp_path: Path, other: str) -> None:
+    (tmp_path / other).write_text("mine")
+    with pytest.raises(DataError, match=f"{other} would be written over, and isn't of an N: give"):
+        Perturbation(some_n()).save(tmp_path / "photo.safetensors")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(other, "mine")]
 
 
 def test_the_picture_of_n_is_grey_where_n_is_zero(tmp_path: Path) -> None:

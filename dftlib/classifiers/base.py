@@ -22,6 +22,7 @@ class TorchClassifier:
               network with a part `body` that part is cast, once (it must cast its input, as `models.base.Backbone` does); any
               other float32 network runs under autocast, which casts its weights at every call; others stay as they are
     in_place: takes the network itself, not a copy: for one that has no other user, and so saves the memory
+    Raises `DataError` for TorchScript.
     """
 
     def __init__(
@@ -29,6 +30,11 @@ class TorchClassifier:
     ) -> None:
         floats = [t for t in (*net.parameters(), *net.buffers()) if t.is_floating_point()]
         self.device = torch.device(device or (floats[0].device if floats else "cpu"))
+        if isinstance(net, torch.jit.ScriptModule):
+            raise DataError(
+                "A TorchScript module can't be frozen: give the network that it was made of, or ask it as a function, by "
+                "load_classifier('module:function')."
+            )
         net = (net if in_place else copy.deepcopy(net)).eval().requires_grad_(False)
         self.net: nn.Module = net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dtype = dtype

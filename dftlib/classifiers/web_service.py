@@ -123,10 +123,17 @@ class HttpClassifier(BlackBox):
 
     def _answer(self, pictures: NDArray[np.uint8]) -> Any:
         if self._key_variable and not (self._key().isascii() and self._key().isprintable() and self._key()):
-            raise DataError(f"The environment variable {self._key_variable} holds no API key: set it to the key of the service.")
+            raise DataError(f"There is no API key in {self._variable}: set it to the key of the service.")
         reply = self._post([_png(picture) for picture in pictures])
         found = self._found(reply, re.findall(r"\[\d*\]|[^.\[\]]+", self._path))
         return [found] if len(pictures) == 1 and not isinstance(found, list) else found
+
+    @property
+    def _variable(self) -> str:
+        """The variable of the key, by its name, unless that might be a key given in its place."""
+        name = self._key_variable
+        known = re.fullmatch(r"[A-Z_][A-Z0-9_]*", name)
+        return f"the environment variable {name}" if known else "an environment variable and name that in `key_variable`"
 
     def _key(self) -> str:
         return os.environ.get(self._key_variable, "").strip()
@@ -160,8 +167,7 @@ class HttpClassifier(BlackBox):
                 if reply.status_code < 300:
                     return reply.json()
                 if reply.status_code in (401, 403):
-                    variable = f"the variable {self._key_variable}" if self._key_variable else "`key_variable`"
-                    raise DataError(f"{self._who} refuses with {said}: give the right API key in {variable}.")
+                    raise DataError(f"{self._who} refuses with {said}: put the right API key into {self._variable}.")
                 if reply.status_code in (400, 422):
                     self.refusal = said
                     raise RefusedError

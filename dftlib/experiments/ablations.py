@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dftlib import artefacts
 from dftlib.classifiers.base import TorchClassifier
 from dftlib.datasets.base import Split
+from dftlib.errors import DataError
 from dftlib.experiments import tables
 from dftlib.experiments.lab import BESIDE_GENDER, SCRATCH, Lab, content, settings_of, some, under
 from dftlib.experiments.outcome import Cell
@@ -87,7 +88,12 @@ def _kept(make: Callable[[], Tensor], lab: Lab, cell: Cell, **key: Any) -> Tenso
 def _tune_head(
     lab: Lab, cell: Cell, model: TorchClassifier, fit: Labelled, val: Labelled, epochs: int, seed: int
 ) -> nn.Sequential:
-    """Model fine-tuning of the head on features and labels, as the paper's 'Implementation Details' have it."""
+    """Model fine-tuning of the head on features and labels, as the paper's 'Implementation Details' have it.
+
+    Raises `DataError` where the backbone isn't frozen.
+    """
+    if lab.profile.backbone == "convnet":
+        raise DataError("'convnet' is trained anew for each classifier, so no head stands alone: choose another backbone.")
     scale = lab.features(cell.model, cell.protocol)[lab.source(cell).rows]
     head = copy.deepcopy(cast(nn.Sequential, model.net.head)).cpu().requires_grad_(True)
     return training.train_nnet(*fit, *val, epochs, lab.profile.head_learning_rate, seed, head, scale)

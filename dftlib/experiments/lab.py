@@ -22,7 +22,6 @@ from dftlib import artefacts, paths, seeds
 from dftlib.classifiers.base import TorchClassifier
 from dftlib.datasets import load_dataset, require_two_classes
 from dftlib.datasets.base import SPLITS, FaceDataset, Split
-from dftlib.errors import DataError
 from dftlib.experiments.outcome import ON_N, REMEDIES, Cell, Outcome, beside_simple, origin, remedies_on_answers, row_of
 from dftlib.experiments.profile import Profile, device_of, dtype_of
 from dftlib.images import Pictures, batches, to_float
@@ -188,9 +187,7 @@ class Lab:
 
     @kept
     def features(self, name: str, protocol: str) -> Tensor:
-        """Backbone features of all images of a data set, n x F, computed once; `DataError` for a backbone that isn't frozen."""
-        if self.profile.backbone == "convnet":
-            raise DataError("'convnet' is trained anew for each classifier and has no features to keep: choose another backbone.")
+        """Backbone features of all images of a data set, n x F, computed once."""
         images = self.faces(name, protocol).images
         key = {"backbone": self.profile.backbone, "weights": self.weights(), "pictures": content(images)}
         made = artefacts.tensors("features", 1, key, lambda: {"features": training.features(self.body(), images, self.device)})

@@ -16,6 +16,7 @@ from dftlib import artefacts
 from dftlib.classifiers.base import TorchClassifier
 from dftlib.classifiers.black_box import BlackBox, CallableClassifier
 from dftlib.classifiers.onnx_file import OnnxClassifier
+from dftlib.errors import DataError
 from dftlib.experiments.lab import Lab
 from dftlib.experiments.outcome import Cell, remedies_on_answers
 from dftlib.experiments.profile import Profile
@@ -54,6 +55,8 @@ def known(lab: Lab) -> Lab:
     aligned at its size.
     """
     name = lab.profile.encoder
+    if name == "convnet":
+        raise DataError("'convnet' is trained anew for each classifier and knows nothing of its own: choose another encoder.")
     if name == lab.profile.backbone:
         return lab
     return lab.other(backbone=name, size=backbones.kind(name).size, align="chip")

@@ -143,6 +143,8 @@ def compare(
     `groups` are n bools each: people to whom no recommended perturbation may do harm, as to no class. Raises `DataError` where
     there is no image, and for answers of another form.
     """
+    if not isinstance(split, Split):
+        raise DataError(f"Answers are compared on a Split, not on a {type(split).__name__}: give Split(images, labels).")
     if not len(split.labels):
         raise DataError("There is no image to compare answers on: give a split that has some.")
     labels = split.labels.cpu().numpy()

@@ -78,6 +78,8 @@ def head(about: Mapping[str, Any]) -> list[str]:
         if "recommended" in about:
             why = f"Not recommended: leave the images as they are. {about.get('why_not', '')}".strip()
             lines.append("Recommended: add it to the images." if about["recommended"] else why)
+        elif isinstance(about.get("validation"), Mapping):
+            lines.append("Not judged: what `compare` says of images that had no part in the fit tells whether to add it.")
         if on := about.get("fitted_on"):
             names = on.get("classes") or [f"class {k}" for k in range(len(on["per_class"]))]
             each = ", ".join(f"{count:,} of {name}" for name, count in zip(names, on["per_class"], strict=False))

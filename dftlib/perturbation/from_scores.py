@@ -182,8 +182,11 @@ def fit_black_box(
     Raises `DataError` for an unknown learner, a budget too small for it, a classifier that isn't the one in the log, and
     whatever the classifier and the log raise; `ClassOrderError` where the classes must stand in another order.
     """
+    if not isinstance(classifier, TorchClassifier | BlackBox):
+        what = type(classifier).__name__
+        raise DataError(f"A fit needs TorchClassifier(network) or what `load_classifier` gives, not a {what}: wrap it.")
+    how = Settings(min_psnr=min_psnr, mirror=mirror)  # refuses numbers that make no sense
     if isinstance(classifier, TorchClassifier):
-        how = Settings(min_psnr=min_psnr, mirror=mirror)
         return gradient.fit(classifier, images, labels, val_images, val_labels, how, seed)
     labels, val_labels = (class_indices(given).cpu() for given in (labels, val_labels))
     if learner not in LEARNERS:

@@ -270,6 +270,10 @@ def fit(
     Within a torch.distributed process group, whose processes all give the same images, each takes its part of every batch and of
     the validation images. All return the same perturbation: that of a single one, but for the rounding of sums.
     """
+    if not isinstance(classifier, TorchClassifier):
+        raise DataError(
+            f"A fit by gradients needs TorchClassifier(network), not a {type(classifier).__name__}: wrap the network."
+        )
     group, device = Group(), classifier.device
     y, val_y = class_indices(labels).to(device), class_indices(val_labels).cpu()
     for given, known in ((images, y), (val_images, val_y)):
