@@ -170,9 +170,11 @@ def open_table() -> list[str]:
         ("steps", "0.25 x"): "120 steps", ("steps", "0.5 x"): "240 steps", ("steps", "2 x"): "960 steps",
         ("strength", "half"): "half of N", ("strength", "double"): "twice N",
         ("file format", "8bit"): "saved in whole grey levels", ("file format", "jpeg75"): "saved as JPEG of quality 75",
-        ("other classifier", "same training, another seed"): "the same N, classifier of another seed",
-        ("other classifier", "trained on a third data set"): "the same N, classifier of LFW",
-        ("other classifier", "same data, another network"): "the same N, a small network of its own features",
+        ("other classifier", "its own"): "N fitted on an AMD processor",
+        ("other classifier", "same training, another seed"): "that N, classifier of another seed",
+        ("other classifier", "trained on a third data set"): "that N, classifier of LFW",
+        ("other classifier", "trained on these pictures"): "that N, classifier of MUCT",
+        ("other classifier", "same data, another network"): "that N, a small network of its own features",
     }  # fmt: skip
     found = stored("ambiguities", "identity").query("data == 'muct'").to_dict("records")
     rows = {(r["question"], r["choice"]): r for r in found}
@@ -213,8 +215,8 @@ def test_what_is_said_of_the_open_questions_was_measured() -> None:
     said = " ".join(RESULTS.split())
     assert [words for words in open_said() if words not in said] == []
     others = stored("ambiguities", "identity").query("data == 'muct' and question == 'other classifier' and choice != 'its own'")
-    assert others["rise"].between(0.5, 4).all()
-    assert (others["rise_lo"] < 0).all()
+    assert [round(others["rise"].min()), round(others["rise"].max())] == [3, 7]
+    assert others[others["rise_lo"] > 0]["choice"].tolist() == ["same data, another network"]
     lfw = stored("ambiguities", "identity").query("data == 'lfw' and question != 'alignment' and choice != 'printed'")
     assert (lfw["rise"].abs() < 0.3).all()
     groups = stored("subgroups", "identity").query("table > 4")
