@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -634,11 +635,29 @@ class Detached(Rootless):
         return super().forward(x.detach())
 
 
+@pytest.mark.filterwarnings("ignore:The classifier is right about 0.0 %")
 def test_a_network_without_a_gradient_is_named() -> None:
     with pytest.raises(DataError, match="gradient to its input is no number"):
         fit(TorchClassifier(Rootless()), *TOY, QUICK)
     with pytest.raises(DataError, match="gives no gradient to its input"):
         fit(TorchClassifier(Detached()), *TOY, QUICK)
+
+
+class Level(nn.Module):
+    """Of the two classes it names the brighter one 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        level = x.mean((1, 2, 3))
+        return torch.stack([level, 1 - level], 1)
+
+
+def test_labels_in_another_order_are_warned_of() -> None:
+    images, labels, val, val_labels = TOY
+    with pytest.warns(UserWarning, match=r"if its answers 0, 1, … meant the classes 1, 0: number the labels as it does\. If"):
+        fit(TorchClassifier(Level()), images, labels, val, val_labels, QUICK)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(TorchClassifier(Level()), images, 1 - labels, val, 1 - val_labels, QUICK)
 
 
 def test_a_network_that_is_not_wrapped_is_named() -> None:

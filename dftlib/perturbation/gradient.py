@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -265,7 +266,8 @@ def fit(
     holds the settings, the temperature (`fitted_at`), the seed, the accuracy at the start, the chosen round (`epoch`, 0: the
     start), the `history` of all, and what `card` reads. All is computed on the classifier's device; the result is on the CPU.
     Raises `DataError` for labels of one class or of classes that the classifier doesn't have, for floats outside [0, 1], for a
-    checkpoint of another fit, and where the network has no gradient to its input.
+    checkpoint of another fit, and where the network has no gradient to its input. Warns where the answers at the start are those
+    of a classifier whose classes stand in another order (`metrics.class_order`): N would be taught to be wrong.
 
     Within a torch.distributed process group, whose processes all give the same images, each takes its part of every batch and of
     the validation images. All return the same perturbation: that of a single one, but for the rounding of sums.
@@ -303,13 +305,16 @@ def fit(
     digests = [hashlib.sha256(known.cpu().numpy().tobytes()).hexdigest() for known in (y, val_y, n.detach())]
     whose = {"fit": (key(settings), seed, answers), "fitted_on": fitted_on, "chosen_on": chosen_on, "given": digests}
 
+    said = torch.zeros(len(val_y[group.own]), dtype=torch.int64)  # of this process's part of the validation images, at last
+
     def accuracy() -> float:
-        found, right = Perturbation(step.n[0], settings.box), 0
-        for x, wanted in zip(batches(val_images[group.own], device), batches(val_y[group.own], device), strict=True):
+        found = Perturbation(step.n[0], settings.box)
+        for x, into in zip(batches(val_images[group.own], device), batches(said, device), strict=True):
             scores = classifier.scores(found.apply(x, device))
             require_known(highest, scores.shape[1])
-            right += int((scores.argmax(1) == torch.as_tensor(wanted)).sum())
-        return group.summed(torch.tensor(right, dtype=torch.float64, device=device)).item() / len(val_y)
+            torch.as_tensor(into).copy_(scores.argmax(1))
+        right = (said == val_y[group.own]).sum().double()
+        return group.summed(right.to(device)).item() / len(val_y)
 
     checkpoint = None if group.rank else checkpoint  # the first process reads and writes it, for all
     held = [torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint and checkpoint.is_file() else None]
@@ -322,6 +327,12 @@ def fit(
     best: Tensor = kept["best"].to(device) if kept else n.detach().clone()
     history: list[dict[str, float]] = kept["history"] if kept else []
     reached = [kept["first"] if kept else accuracy(), *(h["val_accuracy"] for h in history)]
+    if not kept and group.size == 1:
+        from dftlib.metrics import class_order  # scipy takes long to import: not for who only applies N
+
+        classes = int(max(highest.max(), said.max())) + 1
+        if (order := class_order.likely_order(said.numpy(), val_y.numpy(), classes)) and order.swapped:
+            warnings.warn(f"{class_order.ClassOrderError(order)} If they are right as they are, go on.", stacklevel=2)
     how: dict[str, Any] = {"desc": "fit", "unit": "step", "silent": group.rank > 0, "leave": False}
     bar = tqdm(total=rounds * steps, initial=len(history) * steps, **how)
     last = settings.patience  # rounds, of which one at least must be better than all before
