@@ -75,3 +75,11 @@ def test_some_rows_may_have_a_tolerance_of_their_own(stored: Path, capsys: pytes
             checks.same_as_stored(one, "table", load_profile("demo"), ["data"], {"after": most / 2}, some=True)
     with pytest.raises(AssertionError, match="has the rows"):
         checks.same_as_stored(TABLE.assign(data="c"), "table", load_profile("demo"), ["data"], {"after": 1}, some=True)
+
+
+def test_means_are_compared_where_single_rows_move_too_far(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    how = (load_profile("demo"), ["data"], {})
+    checks.same_as_stored(TABLE.assign(after=[85.0, 65.0]), "table", *how, means={"after": 0.1})
+    assert "PASS table: the mean of after within 0.1 of the stored one" in capsys.readouterr().out
+    with pytest.raises(AssertionError, match="FAIL table: the mean of after differs from the stored one by 5, more than 4"):
+        checks.same_as_stored(TABLE.assign(after=TABLE["after"] + 5), "table", *how, means={"after": 4})

@@ -21,12 +21,14 @@ def claim(text: str, holds: object) -> None:
 
 
 def same_as_stored(
-    table: pd.DataFrame, name: str, profile: Profile, keys: list[str], tolerance: Mapping[str, float], some: bool = False
-) -> None:
+    table: pd.DataFrame, name: str, profile: Profile, keys: list[str], tolerance: Mapping[str, float], some: bool = False,
+    means: Mapping[str, float] | None = None,
+) -> None:  # fmt: skip
     """Checks `table` against the committed results/PROFILE/NAME.csv: the same rows, and numbers within their tolerance.
 
-    `tolerance` gives the largest absolute difference for each column compared; rows are matched by `keys`. With `some` the
-    table holds only some of the stored rows, which have a tolerance of their own. Skipped, and said so, for real faces, of which
+    `tolerance` gives the largest absolute difference for each column compared, and `means` for the mean of each column whose
+    single rows move too far from machine to machine; rows are matched by `keys`. With `some` the table holds only some of the
+    stored rows, which have a tolerance of their own. Skipped, and said so, for real faces, of which
     the stored tables are of a sample that others don't have, when a parameter differs from the profile's file, when nothing is
     stored yet, and when the environment variable DFT_ACCEPT is set, which is how new numbers are accepted.
     """
@@ -46,3 +48,7 @@ def same_as_stored(
         assert not missing.any(), f"FAIL {name}: {column} is empty in one of the two tables"
         assert worst <= most, f"FAIL {name}: {column} differs from the stored table by {worst:.4g}, more than {most:g}"
         print(f"PASS {name}: {column} within {most:g} of the stored table")
+    for column, most in (means or {}).items():
+        apart = abs(float(both[column].mean() - both[f"{column}_stored"].mean()))
+        assert apart <= most, f"FAIL {name}: the mean of {column} differs from the stored one by {apart:.4g}, more than {most:g}"
+        print(f"PASS {name}: the mean of {column} within {most:g} of the stored one")
