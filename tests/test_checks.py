@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dftlib.experiments.profile import load_profile
+from dftlib.experiments.profile import Profile, load_profile
 from dftlib.notebook import checks
 
 TABLE = pd.DataFrame({"data": ["a", "b"], "after": [80.0, 70.0], "gap": [0.5, float("nan")]})
@@ -78,7 +78,7 @@ def test_some_rows_may_have_a_tolerance_of_their_own(stored: Path, capsys: pytes
 
 
 def test_means_are_compared_where_single_rows_move_too_far(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    how = (load_profile("demo"), ["data"], {})
+    how: tuple[Profile, list[str], dict[str, float]] = (load_profile("demo"), ["data"], {})
     checks.same_as_stored(TABLE.assign(after=[85.0, 65.0]), "table", *how, means={"after": 0.1})
     assert "PASS table: the mean of after within 0.1 of the stored one" in capsys.readouterr().out
     with pytest.raises(AssertionError, match="FAIL table: the mean of after differs from the stored one by 5, more than 4"):
