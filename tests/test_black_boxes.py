@@ -454,6 +454,10 @@ def test_the_key_is_sent_and_never_shown(
     classifier = made()
     check(classifier.scores(images), expected(images))
     said = [repr(classifier), str(classifier), classifier.identity]
+    for broken in ("[half", "h\u2100h"):
+        with pytest.raises(DataError, match="is not the address of a web service: mend it") as caught:
+            HttpClassifier(f"http://user:{PASSWORD}@{broken}/c?token={TOKEN}")
+        said.append(str(caught.value))
     edge = "x" * 190 + KEY + "y" * 500  # an excerpt must not end in the middle of a secret
     service.reply = lambda rows: {edge: 0, TOKEN: 1}
     for fault in ("401", "403", "404", "500", "garbage"):

@@ -54,8 +54,9 @@ class HttpClassifier(BlackBox):
     ) -> None:  # fmt: skip
         try:
             parts = urlsplit(url)
-        except ValueError as error:
-            raise DataError(f"{url} is not the address of a web service ({error}): mend it.") from None
+        except ValueError:  # whose words may quote a password
+            shown = re.sub("//.*@", "//", url.partition("?")[0])
+            raise DataError(f"{shown} is not the address of a web service: mend it.") from None
         host = parts.netloc.rpartition("@")[2]
         address = f"{parts.scheme}://{host}{parts.path}"
         if parts.scheme not in ("http", "https") or not host:
