@@ -330,9 +330,10 @@ def fit(
     if not kept and group.size == 1:
         from dftlib.metrics import class_order  # scipy takes long to import: not for who only applies N
 
-        classes = int(max(highest.max(), said.max())) + 1
-        if (order := class_order.likely_order(said.numpy(), val_y.numpy(), classes)) and order.swapped:
-            warnings.warn(f"{class_order.ClassOrderError(order)} If they are right as they are, go on.", stacklevel=2)
+        try:
+            class_order.require_order(said.numpy(), val_y.numpy(), int(max(highest.max(), said.max())) + 1)
+        except class_order.ClassOrderError as error:
+            warnings.warn(f"{error} If they are right as they are, go on.", stacklevel=2)
     how: dict[str, Any] = {"desc": "fit", "unit": "step", "silent": group.rank > 0, "leave": False}
     bar = tqdm(total=rounds * steps, initial=len(history) * steps, **how)
     last = settings.patience  # rounds, of which one at least must be better than all before
