@@ -362,6 +362,15 @@ def test_a_service_that_is_gone(images: NDArray[np.uint8]) -> None:
     assert "goes on from there" in said
 
 
+def test_a_mistyped_host(images: NDArray[np.uint8]) -> None:
+    begun = time.monotonic()
+    with pytest.raises(
+        DataError, match=r"^The service http://no\.invalid/ isn't found, as no host has this name: check URL and network.$"
+    ):
+        HttpClassifier("http://no.invalid/").scores(images)
+    assert time.monotonic() - begun < 20  # five retries take 31 s
+
+
 # ---- pictures without an answer
 
 

@@ -151,6 +151,9 @@ def test_parameters_that_cant_be_read(
 def test_a_notebook_that_isnt_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path / "01.ipynb") == 2
     assert capsys.readouterr().err == f"There is no notebook {tmp_path / '01.ipynb'}: name one of the folder notebooks.\n"
+    (tmp_path / "README.md").write_text("# no JSON")
+    assert run(tmp_path / "README.md") == 2
+    assert capsys.readouterr().err == f"{tmp_path / 'README.md'} is no notebook: name one of the folder notebooks.\n"
 
 
 @pytest.mark.slow

@@ -183,6 +183,19 @@ def test_a_model_trained_anew_is_noticed(wanted: Request, tmp_path: Path, monkey
     assert second["anew"].item() == 0
 
 
+@pytest.mark.parametrize("sided", [False, True])
+def test_n_is_symmetric_unless_the_classes_depend_on_left_and_right(
+    wanted: Request, sided: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def paler_left(model: surrogates.Imitation, c: torch.Tensor, _: int) -> torch.Tensor:
+        return model.problem.limited(c + model.problem.reduced(torch.linspace(0.4, 0, 8).expand(model.problem.images.shape[1:])))
+
+    monkeypatch.setattr(surrogates.Imitation, "fitted", paler_left)
+    n = tune(replace(wanted, sided=sided)).perturbation
+    assert n.about["mirror"] is not sided
+    assert torch.allclose(n.n, n.n.flip(2), atol=1e-5) is not sided
+
+
 def test_the_budget_covers_the_test(wanted: Request) -> None:
     one = tune(replace(wanted, budget=128)).summary.iloc[0]
     assert one["n_test"] == 16

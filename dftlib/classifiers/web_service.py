@@ -179,6 +179,9 @@ class HttpClassifier(BlackBox):
             except requests.Timeout:
                 said = f"nothing within {self._timeout:g} s"
             except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+                reason = getattr(error.args[0] if error.args else None, "reason", None)
+                if isinstance(reason, urllib3.exceptions.NameResolutionError) and not self._answered:
+                    raise DataError(f"{self._who} isn't found, as no host has this name: check URL and network.") from None
                 said = f"nothing: the connection failed ({type(error).__name__})"
             except requests.RequestException as error:
                 raise DataError(f"{self._who} can't be asked ({type(error).__name__}): check its URL.") from None

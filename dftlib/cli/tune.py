@@ -28,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--out", required=True, type=Path, metavar="FOLDER")
     options.add_argument("--pixels", default="0", metavar="N", help="height = width of the model's pictures, or '[218, 178]'")
     options.add_argument("--align", action="store_true", help="find the face in each picture, and add N to it in one place")
+    options.add_argument("--sided", action="store_true", help="the classes depend on left and right: N need not be symmetric")
     options.add_argument("--classes", default="[]", metavar="YAML", help="in the order of the answers, such as '[male, female]'")
     options.add_argument("--options", default="{}", metavar="YAML", help="of the model, such as '{batch: 4}': see notebook 10")
     given = options.parse_args(argv)

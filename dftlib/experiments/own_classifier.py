@@ -69,6 +69,7 @@ class Request:
     options: dict[str, Any] = field(default_factory=dict)
     classes: list[Any] = field(default_factory=list)
     align: bool = False
+    sided: bool = False
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -141,7 +142,7 @@ def tune(asked: Request) -> Tuned:
     with _in_words(known, faces):
         n = fit_black_box(
             box, fit.images, fit.labels, val.images, val.labels, val.subjects,
-            query_budget=asked.budget - sum(meter.budget for meter in meters), query_log=answers,
+            query_budget=asked.budget - sum(meter.budget for meter in meters), query_log=answers, mirror=not asked.sided,
         )  # fmt: skip
         before = meters[0].scores(test.images)
         answered = before.isfinite().all(1)

@@ -1,6 +1,7 @@
 """Executes a notebook by papermill: the output appears when it is whole, and a fault ends in one sentence."""
 
 import builtins
+import json
 import os
 import re
 import sys
@@ -41,6 +42,10 @@ def execute(notebook: Path, out: Path, parameters: dict[str, Any]) -> None:
     """
     if not notebook.is_file():
         raise DataError(f"There is no notebook {notebook}: name one of the folder notebooks.")
+    try:
+        json.loads(notebook.read_bytes())
+    except ValueError:
+        raise DataError(f"{notebook} is no notebook: name one of the folder notebooks.") from None
     stopped = out.with_name(f"{out.stem}.stopped.ipynb")
     if named := os.environ.get("IPYTHONDIR"):
         with suppress(OSError):  # IPython warns at length where even the folder above isn't there yet
