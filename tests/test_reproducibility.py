@@ -76,13 +76,13 @@ def expected() -> list[str]:
         f"of {len(findings)} comparisons with the paper's own, {int(findings['holds'].sum())} hold |",
         f"leaves {washed:.1f} dB of a picture",
         f"{alike['before']:.1f} → {alike['after']:.1f} with N, {alike['offsets']:.1f} with an offset a class",
-        f"one pixel: {shift['after']:.1f} with N, {shift['aligned_matched']:.1f} moved\nback",
+        f"one pixel: {shift['after']:.1f} with N, {shift['aligned_matched']:.1f} moved back",
     ]
 
 
 @pytest.mark.parametrize("text", expected())
 def test_each_number_is_that_of_the_results(text: str) -> None:
-    assert text in TEXT
+    assert text in " ".join(TEXT.split())
 
 
 def test_every_claim_has_a_row_or_a_reason() -> None:
