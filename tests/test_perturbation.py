@@ -660,6 +660,13 @@ def test_labels_in_another_order_are_warned_of() -> None:
         fit(TorchClassifier(Level()), images, 1 - labels, val, 1 - val_labels, QUICK)
 
 
+def test_a_class_that_validation_lacks_is_warned_of() -> None:
+    images, labels, val, val_labels = TOY
+    only = val_labels == 0
+    with pytest.warns(UserWarning, match=r"^No validation image is of class 1, so N may harm it unseen: add some\.$"):
+        fit(TorchClassifier(Level()), images, 1 - labels, val[only], val_labels[only], QUICK)
+
+
 def test_a_network_that_is_not_wrapped_is_named() -> None:
     for way in (fit, fit_black_box):
         with pytest.raises(DataError, match=r"needs TorchClassifier\(network\).*, not a Rootless: wrap"):

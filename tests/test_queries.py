@@ -616,6 +616,19 @@ def test_pictures_in_other_units_are_refused_before_anything_is_asked(what: str)
     assert not asked
 
 
+def test_a_class_that_validation_lacks_is_warned_of_before_anything_is_asked() -> None:
+    val, val_labels = faces(40, seed=1)
+    only = val_labels == 1
+
+    def unasked(_: Pixels) -> Any:
+        raise AssertionError("asked")
+
+    with pytest.warns(UserWarning, match="^No validation image is of class 0, so"), pytest.raises(AssertionError, match="asked"):
+        from_scores.fit_black_box(
+            listening([], unasked), *faces(60), val[only], val_labels[only], query_budget=150, query_log=NOWHERE
+        )
+
+
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_pictures_that_are_not_square(learner: str) -> None:

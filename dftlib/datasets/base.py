@@ -1,5 +1,6 @@
 """`FaceDataset`: the images, labels, people and splits of one data set; `Split`: one part of it with one label."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -91,6 +92,13 @@ def require_known(labels: Tensor, classes: int) -> None:
             f"A label is {last}, but the classifier has {classes} classes, counted from 0: "
             "give labels - 1 where yours count from 1, else leave those images out."
         )
+
+
+def warn_of_absent(labels: Tensor, val_labels: Tensor) -> None:
+    """Warns where validation lacks a class of the fitting images: nobody would see what N does to it."""
+    if absent := sorted(set(labels.tolist()) - set(val_labels.tolist())):
+        which = ", ".join(map(str, absent))
+        warnings.warn(f"No validation image is of class {which}, so N may harm it unseen: add some.", stacklevel=3)
 
 
 class Split:

@@ -17,7 +17,7 @@ from torch import Tensor
 from dftlib import seeds
 from dftlib.classifiers.base import TorchClassifier
 from dftlib.classifiers.black_box import BlackBox
-from dftlib.datasets.base import Labels, Split, class_indices, require_known
+from dftlib.datasets.base import Labels, Split, class_indices, require_known, warn_of_absent
 from dftlib.errors import DataError
 from dftlib.images import Pictures, require_range
 from dftlib.metrics.class_order import require_order
@@ -180,7 +180,8 @@ def fit_black_box(
     that were answered `val_before` and `val_after`, the rise's 95 % interval `val_rise_lo` and `val_rise_hi`, in percent, and
     `recommended`; those that N leaves unanswered count as wrong.
     Raises `DataError` for an unknown learner, a budget too small for it, a classifier that isn't the one in the log, and
-    whatever the classifier and the log raise; `ClassOrderError` where the classes must stand in another order.
+    whatever the classifier and the log raise; `ClassOrderError` where the classes must stand in another order. Warns where the
+    validation images that are asked lack a class.
     """
     if not isinstance(classifier, TorchClassifier | BlackBox):
         what = type(classifier).__name__
@@ -214,6 +215,7 @@ def fit_black_box(
     if len(rows) < REPEATED:
         least = f"{CHECKED * REPEATED} and {REPEATED} or more"
         raise DataError(f"{query_budget} queries and {len(val_images)} validation images are too few for a check: give {least}.")
+    warn_of_absent(labels, val_labels[rows])
     meter = Meter(classifier, QueryLog(query_log), query_budget)
     checked = Split(val_images, val_labels[rows], None if val_subjects is None else val_subjects[rows], rows)
     meter.require_same(checked.images)

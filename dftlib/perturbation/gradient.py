@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from dftlib import seeds
 from dftlib.artefacts import whole
 from dftlib.classifiers.base import TorchClassifier
-from dftlib.datasets.base import Labels, class_indices, require_known
+from dftlib.datasets.base import Labels, class_indices, require_known, warn_of_absent
 from dftlib.errors import DataError
 from dftlib.images import Pictures, batches, require_range, to_float
 from dftlib.perturbation import card
@@ -267,7 +267,8 @@ def fit(
     start), the `history` of all, and what `card` reads. All is computed on the classifier's device; the result is on the CPU.
     Raises `DataError` for labels of one class or of classes that the classifier doesn't have, for floats outside [0, 1], for a
     checkpoint of another fit, and where the network has no gradient to its input. Warns where the answers at the start are those
-    of a classifier whose classes stand in another order (`metrics.class_order`): N would be taught to be wrong.
+    of a classifier whose classes stand in another order (`metrics.class_order`): N would be taught to be wrong; and where
+    validation lacks a class.
 
     Within a torch.distributed process group, whose processes all give the same images, each takes its part of every batch and of
     the validation images. All return the same perturbation: that of a single one, but for the rounding of sums.
@@ -284,6 +285,8 @@ def fit(
             raise DataError(f"Images {tuple(given.shape)} and {len(known)} labels: give n x C x H x W with n labels, n > 0.")
     if len(y.unique()) < 2:
         raise DataError("The fitting images have one class only: a perturbation needs labelled images of each class.")
+    if not group.rank:
+        warn_of_absent(y, val_y)
     counts = y.bincount().double()
     weight_of = (len(y) / ((counts > 0).sum() * counts) if settings.balance else torch.ones_like(counts)).float()
     some = np.sort(seeds.rng(seed, "pool").permutation(len(images))[:POOL])
