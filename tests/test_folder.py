@@ -142,6 +142,12 @@ def test_endings_of_pictures() -> None:
         (9, f"{'x' * 5000},cat", r"1 of the 30 pictures .* \(line 9\)"),
         (9, "07\0.png,cat", r"1 of the 30 pictures .* \(line 9\)"),
         (9, "00.png/a,cat", r"1 of the 30 pictures .* \(line 9\)"),
+        (
+            9,
+            "photos/cats/07.png,cat",
+            r"the first is photos/cats/07\.png \(line 9\): write it as .* below that folder, 07\.png\.$",
+        ),
+        (9, "07.png,Cat", "'Cat' in .*labels.csv has 1 pictures: give .*, or take its lines out, or call it 'cat' too"),
         (9, "07.png,horse", "Class 'horse' in .*labels.csv has 1 pictures: give it 10 or more"),
     ],
 )

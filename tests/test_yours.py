@@ -483,6 +483,12 @@ def test_faults_are_said_before_anything_is_asked(wanted: Request, change: dict[
     assert not Path(wanted.out).exists()
 
 
+def test_a_csv_of_one_class_is_told_as_such(wanted: Request, photos: Path, tmp_path: Path) -> None:
+    (labels := tmp_path / "labels.csv").write_text((photos / "labels.csv").read_text().replace("dark", "pale"))
+    with pytest.raises(DataError, match=r"The column 'label' of .*labels\.csv has 1 different values: give 2 to 127 classes\.$"):
+        tune(replace(wanted, labels=str(labels)))
+
+
 def test_parameters_of_the_notebook() -> None:
     given = {"images": "a", "labels": "b", "model": "c", "budget": 500, "profile": "demo", "seeds": [0], "In": [], "_": 3}
     assert own_classifier.request(given) == Request("a", "b", "c", 500, f"{os.environ['DFT_OUTPUT']}/build/yours")

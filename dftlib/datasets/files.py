@@ -100,10 +100,13 @@ def located(folder: Path, names: Sequence[str], listed: str = "the label file", 
         for i, file in guesses.items():
             found[i] = file if often[file] == 1 else ""
     if missing := [i for i, file in enumerate(found) if not file]:
-        where = f" (line {lines[missing[0]]})" if len(lines) else ""
+        first, where = names[missing[0]], f" (line {lines[missing[0]]})" if len(lines) else ""
+        shorter_by = ("/".join(first.split("/")[k:]) for k in range(1, first.count("/") + 1))
+        known = next((name for name in shorter_by if os.path.isfile(os.path.join(folder, name))), "")
+        remedy = f"write it as it is below that folder, {known}" if known else "put them there, or take their lines out"
         raise DataError(
-            f"{len(missing)} of the {len(names)} pictures that {listed} names aren't in {folder}, the first is "
-            f"{names[missing[0]]}{where}: put them there, or take their lines out."
+            f"{len(missing)} of the {len(names)} pictures that {listed} names aren't in {folder}, the first is {first}{where}: "
+            f"{remedy}."
         )
     return found
 

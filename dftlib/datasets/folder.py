@@ -52,7 +52,8 @@ def read_labels(path: Path) -> tuple[pd.DataFrame, list[str]]:
     UTF-8 with commas and a header, which has `file` and `label`, and `person` or each file is a person of its own; or one of
     their other names in `COLUMNS`. Other columns are ignored; so are blank lines and blanks around a field. Accents are composed
     and slashes are straight. Integers are written in one way (01 and +1 are 1) if all labels are integers. `DataError`, naming
-    the line, for anything else, for a file named twice or outside the pictures' folder, and for an empty field.
+    the line, for anything else, for a file named twice or outside the pictures' folder, and for an empty field; and for one class
+    or more than 127.
     """
     try:
         text = unicodedata.normalize("NFC", path.read_bytes().decode("utf-8-sig"))
@@ -92,6 +93,8 @@ def read_labels(path: Path) -> tuple[pd.DataFrame, list[str]]:
     table = pd.DataFrame.from_dict(rows, orient="index")
     if table["label"].map(lambda label: bool(INTEGER.fullmatch(label))).all():
         table["label"] = table["label"].map(lambda label: str(int(label)))
+    if not 2 <= (count := table["label"].nunique()) <= MOST:
+        raise DataError(f"The column 'label' of {path} has {count} different values: give 2 to {MOST} classes.")
     return table, notes
 
 
@@ -123,8 +126,8 @@ def load(images: str | Path, labels: str | Path, size: int | tuple[int, int], se
 
     Their proportions aren't kept: a picture that isn't square is squeezed. The split is 60/20/20 within each class, with
     all pictures of one person on one side; it depends on the names and `seed`, not on the order of the lines.
-    Raises `DataError` for a fault in the CSV, for pictures that aren't there or can't be read, for one class or more than
-    127, and for a class with fewer than 10 pictures or with too few people to be on all three sides.
+    Raises `DataError` for a fault in the CSV, for pictures that aren't there or can't be read, and for a class with fewer than 10
+    pictures or with too few people to be on all three sides.
     """
     images, path = Path(images), Path(labels)
     if not images.is_dir():
@@ -136,12 +139,13 @@ def load(images: str | Path, labels: str | Path, size: int | tuple[int, int], se
         notes.append(f"{len(others):,} names in {path.name} mean files with other names, such as {others[0][0]}: {others[0][1]}.")
     found = table["label"].unique().tolist()
     names = tuple(sorted(found, key=int) if all(map(INTEGER.fullmatch, found)) else sorted(found))
-    if not 2 <= len(names) <= MOST:
-        raise DataError(f"The column 'label' of {path} has {len(names)} different values: give 2 to {MOST} classes.")
     counts = table["label"].value_counts()
     if counts.min() < LEAST:
+        rare = str(counts.idxmin())
+        alike = [f", or call it '{name}' too" for name in names if name != rare and name.casefold() == rare.casefold()]
         raise DataError(
-            f"Class '{counts.idxmin()}' in {path} has {counts.min()} pictures: give it {LEAST} or more, or take its lines out."
+            f"Class '{rare}' in {path} has {counts.min()} pictures: give it {LEAST} or more, or take its lines out"
+            f"{''.join(alike)}."
         )
     classes = table["label"].map(names.index).astype("int8").to_numpy()
     content = pd.factorize(np.array(decode.digests(images, files), object))[0]
