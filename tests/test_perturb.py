@@ -87,9 +87,9 @@ def test_faces_are_aligned_as_those_of_the_fit_were(photos: Path, capsys: pytest
     assert said.err.count("shows no face that dlib's detector finds: leave it out, or cut it closer around the face.") == 3
 
 
-@pytest.mark.parametrize("size", [(5 * W, 4 * H), (7, 9)])
+@pytest.mark.parametrize("size", [(5 * W, 4 * H), (7, 9), (8, 600)])
 def test_a_photo_of_another_size_keeps_it(photos: Path, n: Perturbation, size: tuple[int, int]) -> None:
-    """N is stretched as Pillow's bicubic filter would, to a grey level."""
+    """N is stretched as Pillow's bicubic filter would, to a grey level; in a tall picture too, which is changed in parts."""
     faces_on_disk.noise(photos / "other.png", *size)
     assert run(photos) == 0
     channels = [np.asarray(Image.fromarray(c.numpy()).resize(size, Image.Resampling.BICUBIC)) for c in n.n]

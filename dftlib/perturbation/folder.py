@@ -25,6 +25,7 @@ from dftlib.progress import tqdm
 
 # In the output folder: the perturbation's digest, then for each picture written its name and the digest of what it was made of.
 MARK = "perturbation.sha256"
+ROWS = 256  # of a picture that are float at once: a camera's would fill the memory
 
 
 def perturbed(perturbation: Perturbation, picture: Image.Image) -> Image.Image:
@@ -32,7 +33,8 @@ def perturbed(perturbation: Perturbation, picture: Image.Image) -> Image.Image:
     x = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
     # antialias matters where the picture is smaller than N; at N's own size N stays as it is, bit for bit
     n = F.interpolate(perturbation.n[None], size=x.shape[2:], mode="bicubic", antialias=True)[0]
-    z = perturbation.with_n(n).apply_uint8(x)[0]
+    strips = zip(x.split(ROWS, 2), n.split(ROWS, 1), strict=True)
+    z = torch.cat([perturbation.with_n(part).apply_uint8(rows)[0] for rows, part in strips], 1)
     return Image.fromarray(z.permute(1, 2, 0).numpy())
 
 
