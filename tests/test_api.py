@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+import warnings
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,31 @@ def test_one_logit_is_that_of_class_1() -> None:
         net.forward = lambda images, shape=shape: z.view(shape)  # type: ignore[assignment]
         scores = TorchClassifier(net).scores(torch.zeros(3, 3, SIDE, SIDE))
         torch.testing.assert_close(scores, torch.stack([1 - z.sigmoid(), z.sigmoid()], 1))
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_probability_given_for_a_logit_is_warned_of(outputs: int) -> None:
+    """Two of them leave the classes as they are."""
+    images, _ = toy(20, 1)
+    model = TorchClassifier(nn.Sequential(Brighter(), nn.Softmax(1), Columns(outputs)))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model.scores(images[:7])
+        TorchClassifier(Brighter("n")).scores(images)
+        assert not said
+        model.scores(images)
+    assert ["leave out the sigmoid" in str(one.message) for one in said] == [True] * (outputs == 1)
+
+
+class Columns(nn.Module):
+    """The last so many."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, -self.count :]
 
 
 @pytest.mark.parametrize("answer", [torch.zeros(3, 2, 4, 4), torch.zeros(5, 2), (torch.zeros(3, 2),), torch.zeros(1)])

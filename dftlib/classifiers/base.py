@@ -1,6 +1,7 @@
 """A classifier with gradients, as the library sees it: images in, scores or logits out."""
 
 import copy
+import warnings
 from contextlib import nullcontext
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 
 from dftlib.errors import DataError
 from dftlib.images import Pictures, batches, require_range, to_float
+
+SEVERAL = 8  # images whose answers tell a probability from a logit
 
 
 class TorchClassifier:
@@ -54,13 +57,21 @@ class TorchClassifier:
     def scores(self, images: Pictures) -> Tensor:
         """Images n x C x H x W, uint8 0 to 255 or float in [0, 1] -> float32 n x classes, each row sums to 1, on the CPU.
 
-        Raises `DataError` for float images outside [0, 1] and for answers that are no numbers.
+        Raises `DataError` for float images outside [0, 1] and for answers that are no numbers. Warns where one output an image
+        looks like a probability: of a logit, 0 is the boundary.
         """
         require_range(images)
         given = (to_float(batch, self.device) for batch in (batches(images, self.device) if len(images) else [images]))
-        scores = torch.cat([self._answer(self.net, x).softmax(1).cpu() for x in given])
+        logits = torch.cat([self._answer(self.net, x).cpu() for x in given])
+        scores = logits.softmax(1)
         if not scores.isfinite().all():
             raise DataError("The classifier answered with scores that are not numbers: check its weights and its input range.")
+        if len(logits) >= SEVERAL and logits.shape[1] == 2 and not logits[:, 0].any() and logits.min() >= 0 and logits.max() <= 1:
+            warnings.warn(
+                "The network's one output lies between 0 and 1 for all of these images and is taken for a logit, so all are of "
+                "class 1: if it is a probability, leave out the sigmoid at the network's end.",
+                stacklevel=2,
+            )
         return scores
 
     def _answer(self, net: nn.Module, images: Tensor) -> Tensor:
