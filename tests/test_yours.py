@@ -97,7 +97,8 @@ def test_what_came_out(wanted: Request) -> None:
     assert tuned.per_class["class"].tolist() == ["dark", "pale"]
     assert tuned.per_class["n_test"].tolist() == [12, 12]
     assert torch.equal(tuned.after, tuned.perturbation.apply_uint8(tuned.images))
-    assert "1 pictures in the folder have no label" in tuned.said[-2]
+    assert "1 pictures in the folder have no label" in tuned.said[-3]
+    assert tuned.said[-2].startswith("The classifier names one class for all test pictures as they are: do `options` (mean")
     said = f"{one['before']:.1f} ({one['before_lo']:.1f} to {one['before_hi']:.1f})"
     assert tuned.accuracies()["right"].to_dict()["as they are"] == tuned.accuracies().iloc[0, 0] == said
     assert tuned.classes().columns.tolist() == ["before", "after", "rise", "pictures", "set right", "set wrong"]
@@ -219,6 +220,7 @@ def test_what_does_not_help_is_not_recommended(wanted: Request) -> None:
     assert not tuned.summary["recommended"].item()
     assert tuned.said[0].startswith("Not recommended: leave the pictures as they are.")
     assert any(line.startswith("Harm: class 'dark' falls from") for line in tuned.said)
+    assert not any("names one class" in line for line in tuned.said)
 
 
 def test_answers_that_change_are_reported(wanted: Request) -> None:

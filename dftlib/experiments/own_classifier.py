@@ -185,6 +185,7 @@ def tune(asked: Request) -> Tuned:
         "unsteady": n.about["unsteady"],
         "budget": asked.budget, "used": n.about["used"] + sum(meter.used for meter in meters), "sent_now": len(log) - there,
         "anew": log.anew() - anew, "unanswered": len(silent := known.silent(faces)), "unanswered_after": lost,
+        "named": len(before.argmax(1).unique()),
     }  # fmt: skip
     true = np.stack([s[range(len(test)), test.labels].double().numpy() for s in (before, shown)])
     order = likely_order(before.argmax(1).numpy(), test.labels.numpy(), len(names))

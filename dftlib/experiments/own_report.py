@@ -173,6 +173,11 @@ def said_of_answers(
         )
     elif s["before_hi"] < 100 / classes:
         yield "The classifier is right less often than a guess: is the order of `classes` that of its answers?"
+    if s["named"] == 1:
+        yield (
+            "The classifier names one class for all test pictures as they are: do `options` (mean, deviation, colours, numbers) "
+            "say how it wants them, and what its answers are?"
+        )
     if s["unsteady"] > CHANGED:
         yield f"The classifier changes its answers: two to one picture differ by up to {s['unsteady']:.3f}. Mistrust small rises."
     if silent:
