@@ -145,6 +145,22 @@ def test_classifiers_at_home_and_away(few_faces: Lab) -> None:
     assert accuracy["accuracy"].between(accuracy["accuracy_lo"], accuracy["accuracy_hi"]).all()
 
 
+def test_crops_are_those_of_training_and_test_alike(few_faces: Lab) -> None:
+    lab = few_faces.other(head_epochs=1)
+    found = tables.crops(lab)
+    assert found.groupby("cut").size().to_dict() == {"the usual crops": 9, "by landmarks": 9}
+    for way, cut_so in tables.alignments(lab).items():  # noqa: B007 the query reads it
+        cut = lab.other(align=way)
+        model, test = cut.classifier("press", "Gender", "subject", 0), cut.part("webcam", "Gender", "test", "subject", 0)
+        right = 100 * (model.scores(test.images).argmax(1) == test.labels).double().mean().item()
+        row = found.query("cut == @cut_so and model == 'press' and data == 'webcam'")
+        assert row["accuracy"].item() == pytest.approx(right)
+    means = tables.home_and_away(found)
+    own = found.query("cut == 'by landmarks' and model == data")["accuracy"].mean()
+    assert means.loc["by landmarks", "own set"] == pytest.approx(own)
+    assert (means["lost"] == means["own set"] - means["other sets"]).all()
+
+
 def test_a_vanished_weight_file_is_said(tmp_path: Path) -> None:
 
     lost = load_profile("paper", weights=str(tmp_path / "no.pth"))

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from dftlib import paths
 from dftlib.datasets import SPLITS, FaceDataset
+from dftlib.datasets.base import Split
 from dftlib.experiments.lab import ROLES, SCRATCH, Lab, published, settings_of, under
 from dftlib.experiments.outcome import ON_N, REMEDIES, Cell, Outcome
 from dftlib.images import to_float
 from dftlib.metrics import similarity
-from dftlib.metrics.comparison import compare
+from dftlib.metrics.comparison import Comparison, compare
 from dftlib.perturbation.box_maps import BOXES
 from dftlib.perturbation.perturbation import Perturbation
 from dftlib.plots import style
@@ -173,9 +174,7 @@ def classifier_accuracy(lab: Lab) -> pd.DataFrame:
         for data in profile.datasets:
             if (run.faces(data, protocol).labels[attribute] < 0).all():
                 continue
-            test = run.part(data, attribute, "test", protocol, seed)
-            scores = run.unperturbed(Cell(0, attribute, data, name, protocol, seed), name, test)
-            found = compare(scores, scores, test)
+            test, found = _as_they_are(run, Cell(0, attribute, data, name, protocol, seed))
             rows.append({
                 "attribute": attribute, "model": name, "data": data, "backbone": run.profile.backbone, "protocol": protocol,
                 "seed": seed, "n_train": len(train), "n_test": len(test), **_renamed(found.row(), "before", "accuracy"),
@@ -183,6 +182,37 @@ def classifier_accuracy(lab: Lab) -> pd.DataFrame:
                 "balanced": found.balanced()["balanced_before"], "auc": found.areas()["auc_before"],
             })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _as_they_are(lab: Lab, cell: Cell) -> tuple[Split, Comparison]:
+    """The test images of a cell's data, and what its classifier makes of them without N."""
+    test = lab.part(cell.data, cell.attribute, "test", cell.protocol, cell.seed)
+    scores = lab.unperturbed(cell, cell.model, test)
+    return test, compare(scores, scores, test)
+
+
+def crops(lab: Lab) -> pd.DataFrame:
+    """Gender classifiers on the test images of every data set, both cut in one way: a row a way, pair of sets and seed.
+
+    Percent, with Wilson intervals; the first protocol. (`Outcome.row`'s `unaligned` gives usual crops to a classifier of aligned
+    faces instead.)
+    """
+    sets, protocol = lab.profile.datasets, lab.profile.protocols[0]
+    pairs = [Cell(0, "Gender", data, model, protocol, seed) for model, data, seed in product(sets, sets, lab.profile.seeds)]
+    rows = []
+    for (way, name), cell in tqdm(list(product(alignments(lab).items(), pairs)), desc="crops", unit="pair"):
+        test, found = _as_they_are(lab.other(align=way), cell)
+        names = {"cut": name, "model": cell.model, "data": cell.data, "seed": cell.seed, "n_test": len(test)}
+        shares = {**_renamed(found.row(), "before", "accuracy"), "balanced": found.balanced()["balanced_before"]}
+        rows.append({**names, **shares})
+    return pd.DataFrame(rows)
+
+
+def home_and_away(cut: pd.DataFrame) -> pd.DataFrame:
+    """Of `crops`, a row a way: mean accuracy (percent) on the classifiers' own sets, on others, and the points between them."""
+    own = (cut["model"] == cut["data"]).map({True: "own set", False: "other sets"})
+    means = cut.groupby(["cut", own], sort=False)["accuracy"].mean().unstack()[["own set", "other sets"]]
+    return means.assign(lost=means["own set"] - means["other sets"]).rename_axis(columns=None)
 
 
 def boxes_at_zero(lab: Lab) -> pd.DataFrame:
