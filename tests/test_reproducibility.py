@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 import torch
 from committed import stored
+from test_readme import by_place
 
+from dftlib.experiments.tables import home_and_away
 from dftlib.metrics.similarity import psnr
 from dftlib.paths import ROOT
 from dftlib.perturbation.box_maps import BOXES
@@ -18,11 +20,6 @@ def cells(name: str, profile: str = "small") -> pd.Series:
     rows = stored(name, profile).query("protocol == 'subject' and attribute != 'Eyeglasses'")
     means = rows.groupby(["data", "model", "attribute"])[["unaligned", "before", "after", "rise"]].mean()
     return means.mean()
-
-
-def by_place(across: pd.Series, own: pd.Series) -> float:
-    """What aligning gives back of what a classifier loses on other data, in percent."""
-    return float(100 * (across["before"] - across["unaligned"]) / (own["before"] - across["unaligned"]))
 
 
 def flips() -> list[float]:
@@ -40,12 +37,16 @@ def expected() -> list[str]:
     findings = stored("scorecard_findings")
     held = findings[findings["case"] == "mean share of other answers changed"].set_index("finding")
     moved, port = held.loc["MOON's attributes move together more"], held.loc["two epochs' images port better"]
-    longer = findings[findings["finding"] == "longer training leaves nine tenths or more"]["holds"]
+    longer = findings[findings["finding"] == "longer training leaves nine tenths or more"]
+    assert longer["holds"].tolist() == longer["case"].str.contains("+", regex=False).tolist()
     scans = stored("digits", "demo").set_index("scanner")
     alike, shift = scans.loc[["contrast", "uneven light", "smudge", "blur"]].mean(numeric_only=True), scans.loc["shift"]
     home = cells("table2_gender_intra", "identity")
     shares = stored("scorecard", "identity").query("table == 4")[["before", "after"]].to_numpy()
-    uneven = np.abs(shares[::2] - shares[1::2]).mean(0)  # of 'present' and 'absent', which take turns
+    rises = shares[:, 1] - shares[:, 0]  # of 'present' and 'absent' of three attributes
+    up, (down,) = rises[rises > 0], rises[rises < 0]
+    lost, lost_weak = (home_and_away(stored("crops", profile)) for profile in ("identity", "small"))
+    usual, aligned = lost.loc["the usual crops"], lost.loc["by landmarks"]
     cut = stored("misplaced", "identity").query("data == 'celeba' and cut == 'usual crop'").iloc[0]
     tuned = stored("label_budget", "identity").query("all").groupby("method")[["before", "after"]].mean()
     turns = stored("combination", "identity").query("round == 4").groupby("way")["after"].mean()
@@ -59,13 +60,14 @@ def expected() -> list[str]:
             tuned["before"]["data"], *tuned["after"][["data", "head", "all layers"]]
         ),
         f"both in turn {turns['both']:.1f}, N alone {turns['data']:.1f} |",
-        f"told apart unevenly by {uneven[0]:.1f} points before, {uneven[1]:.1f} after |",
+        f"{len(rises)} shares of Table 4: {len(up)} rise, by {up.min():.1f} to {up.max():.1f} points, the other by {down:.1f} |",
         f"features of an age network: {across['before']:.1f} → {across['after']:.1f} |",
         f"mean of six, face identity network: {real['before']:.1f} → {real['after']:.1f} |",
         f"face identity network, mean rise: {cells('table6_attributes_inter', 'identity')['rise']:.1f} |",
-        f"usual crops: {real['unaligned']:.1f} and {across['unaligned']:.1f} |",
-        f"crops explain {by_place(real, home):.0f} % of the collapse, on weak features {by_place(across, own):.0f} % |",
-        f"longer training helps in {int((~longer).sum())} of {len(longer)} |",
+        f"usual crops: own sets {usual['own set']:.1f}, other sets {usual['other sets']:.1f}; by landmarks "
+        f"{aligned['own set']:.1f}, {aligned['other sets']:.1f} |",
+        f"crops explain {by_place(lost):.0f} % of the collapse, on weak features {by_place(lost_weak):.0f} % |",
+        f"longer training leaves fewer flips in {int((~longer['holds']).sum())} of {len(longer)}, those of wrong answers",
         f"other attributes, own set, features of an age network, mean rise: {cells('table3_attributes_intra')['rise']:.1f} |",
         f"on features of an age network, mean rise: {cells('table6_attributes_inter')['rise']:.1f} |",
         f"separate networks {separate:.1f}, MOON {moon:.1f}, majority class {majority:.1f} |",
