@@ -141,7 +141,8 @@ def train(
 
     def scores(part: Pictures) -> Tensor:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False):
-            return cast(Tensor, nets(to_float(part, device))).float()
+            found = cast(Tensor, nets(to_float(part, device)))
+        return found.to(torch.promote_types(found.dtype, torch.float32))
 
     for epoch in tqdm(range(epochs), desc="training", unit="epoch", leave=False):
         nets.train()
