@@ -549,10 +549,7 @@ def results_said() -> list[str]:
     men, women = rises["men"], rises["women"]
     (wearers,) = harmed("Eyeglasses", "lfw", "muct", "glasses")
     assert abs(six["after"] - six["oracle"]) < 0.2
-    more, less = (
-        stored("table6_attributes_inter", profile).query("seed == 0" if profile == "small" else "seed >= 0")["rise"].mean()
-        for profile in ("identity", "small")
-    )
+    more, less = (stored("table6_attributes_inter", profile)["rise"].mean() for profile in ("identity", "small"))
     (other,) = ELSEWHERE.query("table == 5 and attribute == 'Gender' and data == 'webcam' and model == 'studio'").to_dict(
         "records"
     )

@@ -18,7 +18,7 @@ TEXT = (ROOT / "REPRODUCIBILITY.md").read_text()
 def cells(name: str, profile: str = "small") -> pd.Series:
     """Means over seeds, then over the paper's cells of a table, by the main protocol."""
     rows = stored(name, profile).query("protocol == 'subject' and attribute != 'Eyeglasses'")
-    means = rows.groupby(["data", "model", "attribute"])[["unaligned", "before", "after", "rise"]].mean()
+    means = rows.groupby(["data", "model", "attribute"])[["before", "after", "rise"]].mean()
     return means.mean()
 
 
