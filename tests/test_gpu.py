@@ -12,6 +12,7 @@ from functools import partial
 from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -25,9 +26,10 @@ import gpu
 from dftlib.classifiers.base import TorchClassifier
 from dftlib.cli import common
 from dftlib.errors import DataError
+from dftlib.experiments.facial_attributes.robustness import predictions
 from dftlib.models import dlib_files
 from dftlib.paths import ROOT
-from dftlib.perturbation import gradient
+from dftlib.perturbation import gradient, per_image
 from dftlib.perturbation.gradient import Settings, fit
 from dftlib.perturbation.perturbation import Perturbation
 
@@ -52,12 +54,14 @@ def test_rows_without_packages_that_a_machine_may_lack(tmp_path: Path) -> None:
     rates = [f"{what}, {role}" for what in ("PASS", "flips, FGS", "flips, FFA") for role in ("processor", "device")]
     grid = "6 cells: 12 fits of 1 steps, and scores"
     assert (found[["N, largest value", "accuracy with N", *floors, *rates, grid, "peak memory"]] > 0).all()
-    assert (found[["float32: N, largest difference", "float32: accuracy, difference"]] == 0).all()
+    lost = [f"{method}: flips lost when classified anew" for method in ("FGS", "FFA")]
+    assert (found[["float32: N, largest difference", "float32: accuracy, difference", *lost]] == 0).all()
     assert found["batches out of uint8 on the device"] == 100
     bounds = rows.set_index("row")["target"].dropna()
     assert bounds.to_dict() == {
         "float32: N, largest difference": 1e-3,
         "float32: accuracy, difference": 1,
+        **dict.fromkeys(lost, 0.01),
         **dict.fromkeys(steps, 1.1),
         grid: 60,
     }
@@ -164,3 +168,45 @@ def test_a_recorded_step_is_the_step(balance: bool, monkeypatch: pytest.MonkeyPa
     assert len(replays) == 9
     torch.testing.assert_close(recorded, plain, rtol=1e-5, atol=0)
     torch.testing.assert_close(looking, plain, rtol=1e-5, atol=0)
+
+
+class Told(nn.Module):
+    """A network of one attribute that notes in what precision a card would compute its convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 1, 5, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.seen: set[str] = set()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen.add(_of_convolutions())
+        answers: torch.Tensor = self.net(images)
+        return answers
+
+
+def _of_convolutions() -> str:
+    cudnn: Any = torch.backends.cudnn
+    return cudnn.conv.fp32_precision if hasattr(cudnn, "conv") else str(cudnn.allow_tf32)
+
+
+def test_flips_are_found_and_counted_in_full_float32() -> None:
+    images, usual = torch.randint(0, 256, (4, 3, 16, 16)).to(torch.uint8), _of_convolutions()
+    net: Any = Told()
+    per_image.flip(net, images, torch.ones(4), "ffa", "line")
+    predictions(net, images, "euclidean")
+    assert net.seen == {"ieee" if hasattr(torch.backends.cudnn, "conv") else "False"}
+    assert _of_convolutions() == usual != next(iter(net.seen))
+
+
+@pytest.mark.gpu
+@needs_card
+def test_flips_found_on_a_card_hold_when_each_is_classified_alone() -> None:
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (512, 3, 32, 32)).to(torch.uint8)
+    net: Any = Told().to("cuda")
+    found = per_image.flip(net, images, torch.ones(512), "ffa", "line")
+    assert found.flipped.any()
+    before, after = (predictions(net, x, "euclidean")[:, 0] for x in (images, torch.stack(list(found.images))))
+    alone = torch.cat([predictions(net, image[None], "euclidean")[:, 0] for image in found.images])
+    assert torch.equal(after != before, found.flipped)
+    assert torch.equal(alone, after)

@@ -6,8 +6,9 @@ present and -1 where it is absent; trained with softmax it has two, the logits o
 """
 
 import copy
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,19 @@ def key() -> dict[str, object]:
     """The numbers of this module that decide what training finds, JSON-able."""
     shape = {"widths": WIDTHS, "strides": STRIDES}
     return {**shape, "early": EARLY, "patience": PATIENCE, "smoothing": SMOOTHING, "decay": DECAY, "power": POWER}
+
+
+@contextmanager
+def exactly() -> Iterator[None]:
+    """float32 convolutions in float32 on a card too: its default, TF32, rounds scores by more than flips pass the boundary by."""
+    cudnn: Any = torch.backends.cudnn
+    where, name, full = (cudnn.conv, "fp32_precision", "ieee") if hasattr(cudnn, "conv") else (cudnn, "allow_tf32", False)
+    before = getattr(where, name)
+    setattr(where, name, full)
+    try:
+        yield
+    finally:
+        setattr(where, name, before)
 
 
 class ConvNets(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dftlib.images import Pictures, as_tensor, to_float
-from dftlib.models.attribute_networks import Network, losses, present
+from dftlib.models.attribute_networks import Network, exactly, losses, present
 from dftlib.progress import tqdm
 
 METHODS = ("fgs", "ffa")
@@ -41,6 +41,7 @@ class Flips:
     size: Tensor
 
 
+@exactly()
 def flip(
     net: Network, images: Pictures, labels: Tensor, method: str, search: str, loss: str = "euclidean", attribute: int = 0
 ) -> Flips:

@@ -44,6 +44,7 @@ from dftlib.cli import common
 from dftlib.datasets import FaceDataset, load_dataset, synthetic
 from dftlib.errors import DataError
 from dftlib.experiments import lab
+from dftlib.experiments.facial_attributes.robustness import predictions
 from dftlib.experiments.outcome import Outcome
 from dftlib.experiments.profile import load_profile
 from dftlib.images import Pictures, to_float
@@ -57,7 +58,7 @@ from dftlib.perturbation.perturbation import Perturbation
 
 CPU = torch.device("cpu")
 LIMIT = 360  # seconds
-APART, POINTS = 1e-3, 1.0  # by which N, and points of accuracy, may differ between card and processor
+APART, POINTS, LOST = 1e-3, 1.0, 0.01  # by which N and accuracy (points) may differ from the processor's, and flips lost (%)
 OVER_FLOOR, GRID = 1.10, 60.0  # floors that a step may take, seconds that the grid may
 
 
@@ -115,16 +116,14 @@ class Bench:
         """
         settings = Settings(steps=0, epochs=1, batch_size=self.sizes.batches[0])
         learned = self.fitting[0][: 10 * settings.batch_size], self.fitting[1][: 10 * settings.batch_size]
-        conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
 
         def found(device: torch.device) -> tuple[Tensor, float]:
             model = self.model(device)
             n = fit(model, *learned, *learned, settings)  # of pictures it has seen, ten steps are enough for it to be kept
             return n.n, percent(model.scores(n.apply(self.test[0], device)).argmax(1) == self.test[1])
 
-        default, conv.fp32_precision = conv.fp32_precision, "ieee"
-        (n, right), exact = found(CPU), found(self.device)
-        conv.fp32_precision = default
+        with attribute_networks.exactly():
+            (n, right), exact = found(CPU), found(self.device)
         with warnings.catch_warnings(), torch.backends.mkldnn.flags(enabled=False):
             warnings.simplefilter("ignore")  # of TF32 on Intel's cards, which nobody asked for
             plain = found(CPU)
@@ -146,7 +145,8 @@ class Bench:
             twice = replace(settings, steps=2 * settings.steps)
             x, y = to_float(self.fitting[0][:batch], self.device), self.fitting[1][:batch].to(self.device)
             least, graph, step, once = (
-                f"{what}, {name}, batches of {len(x)}" for what in ("floor", "floor as a graph", "fit step", "what a fit costs once")
+                f"{what}, {name}, batches of {len(x)}"
+                for what in ("floor", "floor as a graph", "fit step", "what a fit costs once")
             )
             works: dict[str, Callable[[], object]] = {
                 least: partial(floor, model, x, y, settings.steps),
@@ -198,7 +198,14 @@ class Bench:
             there = copy.deepcopy(net).to(at)
             works["PASS"][role] = partial(pass_score, to_float(images, at), to_float(changed, at))
             for method in per_image.METHODS:
-                works[f"flips, {method.upper()}"][role] = partial(per_image.flip, there, images, signs, method, "line", "softmax")
+                works[f"flips, {method.upper()}"][role] = flips = partial(
+                    per_image.flip, there, images, signs, method, "line", "softmax"
+                )
+                if role == "device":
+                    found = flips()
+                    anew = predictions(there, found.images, "softmax") != predictions(there, images, "softmax")
+                    lost = 100 - percent(anew[:, 0][found.flipped])
+                    yield Measured("agreement", f"{method.upper()}: flips lost when classified anew", lost, "%", target=LOST)
         for name, both in works.items():
             took = best(both, self.device, self.sizes.repeats)
             for role, s in took.items():

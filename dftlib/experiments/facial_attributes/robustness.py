@@ -38,6 +38,7 @@ def loss_of(kind: str) -> str:
 
 
 @torch.inference_mode()
+@attribute_networks.exactly()
 def scores(net: Network, images: Pictures) -> Tensor:
     """What a network gives images n x 3 x H x W: float32 n x outputs, on the CPU."""
     *_, bias = net.parameters()
@@ -182,7 +183,7 @@ class AttributeLab:
             return {"present": self.predicted(kind, self.faces.images[self.rows("test")], snapshot)}
 
         key = {"training": self.training_key(kind), "snapshot": snapshot, "n_test": self.profile.n_test}
-        return artefacts.tensors("attribute_predictions", 1, key, make)["present"].numpy()
+        return artefacts.tensors("attribute_predictions", 2, key, make)["present"].numpy()
 
     @kept
     def _before(self, kind: str) -> Tensor:
@@ -202,7 +203,7 @@ class AttributeLab:
         key |= {"flip": per_image.key(), "pass": similarity.key()}
         bar = tqdm(range(len(self.names)), desc=f"{kind} {method} {search}", unit="attribute", leave=False)
         make = partial(self._flips, kind, method, search, snapshot)
-        parts = [artefacts.tensors("flips", 1, {**key, "i": i}, partial(make, i)) for i in bar]
+        parts = [artefacts.tensors("flips", 2, {**key, "i": i}, partial(make, i)) for i in bar]
         return {name: torch.stack([part[name] for part in parts], 1) for name in parts[0]}
 
     def _flips(self, kind: str, method: str, search: str, snapshot: str, i: int) -> dict[str, Tensor]:
@@ -233,7 +234,7 @@ class AttributeLab:
         p = self.profile
         key = {"training": self.training_key("euclidean"), "i": i, "n": (p.n_fit, p.n_val, p.n_test), "compared": COMPARED}
         key |= {"fit": gradient.key(settings_of(p)), "flip": per_image.key(), "pass": similarity.key()}
-        return artefacts.tensors("universal", 1, key, partial(self._universal, i))
+        return artefacts.tensors("universal", 2, key, partial(self._universal, i))
 
     def _universal(self, i: int) -> dict[str, Tensor]:
         """One perturbation for all images, fitted to the converged separate network of attribute i, and FFA on its mistakes."""
