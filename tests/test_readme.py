@@ -461,19 +461,23 @@ def gpu_said() -> dict[str, str]:
     """What the README says of a GPU in words: each number by its name."""
     kinds = [f"{dtype}, batches of {count}" for dtype in ("float32", "bfloat16") for count in (25, 250)]
     over = [CARD_ROWS[f"fit step, {kind}"] / CARD_ROWS[f"floor as a graph, {kind}"] for kind in kinds]
+    once = [CARD_ROWS[f"what a fit costs once, {kind}"] for kind in kinds]
     faster = {
         name: CARD_ROWS[f"{name}, device"] / CARD_ROWS[f"{name}, processor"] for name in ("PASS", "flips, FGS", "flips, FFA")
     }
     return {
-        "GPU_RANGE": f"{min(over):.1f} to {max(over):.1f} times",
+        "GPU_RANGE": f"{min(over):.2f} to {max(over):.2f} times",
         "GPU_GRID": f"{CARD_ROWS['6 cells: 12 fits of 64 steps, and scores']:.1f}",
         "GPU_BUSY": f"{CARD_ROWS['time in which the card worked']:.0f}",
         "GPU_PASS": f"{faster['PASS']:.1f}",
         "GPU_FGS": f"{faster['flips, FGS']:.1f}",
         "GPU_FFA": f"{faster['flips, FFA']:.1f}",
-        "GPU_APART": f"{CARD_ROWS['float32: N, largest difference']:.3f}",
+        "GPU_APART": f"{CARD_ROWS['float32: N, largest difference']:.0e}",
         "GPU_LARGEST": f"{CARD_ROWS['N, largest value']:.2f}",
-        "GPU_POINTS": f"{CARD_ROWS['float32: accuracy, difference']:.1f}",
+        "GPU_POINTS": f"{CARD_ROWS['float32: accuracy, difference']:.0f}",
+        "GPU_TF32": f"{CARD_ROWS['by default: N, largest difference']:.2f}",
+        "GPU_TF32_POINTS": f"{CARD_ROWS['by default: accuracy, difference']:.1f}",
+        "GPU_ONCE": f"{min(once) / 1000:.2f} to {max(once) / 1000:.2f} s",
     }
 
 
@@ -481,10 +485,44 @@ def test_what_is_said_of_a_gpu_was_measured() -> None:
     assert "\n".join(gpu_table()) in BENCHMARKS
     said, told = " ".join(BENCHMARKS.split()), gpu_said()
     assert f"{told['GPU_RANGE']} the floor recorded" in said
+    assert f"fit costs {told['GPU_ONCE']} once" in said
     assert f"took {told['GPU_GRID']} s (aim: 60), in which the card worked {told['GPU_BUSY']} % of the time" in said
     assert f"PASS is {told['GPU_PASS']} times as fast" in said
     assert f"by FGS {told['GPU_FGS']} and by FFA {told['GPU_FFA']} times" in said
-    assert f"differed by {told['GPU_APART']} (largest value {told['GPU_LARGEST']}), and accuracy by {told['GPU_POINTS']}" in said
+    assert f"N differs by {told['GPU_APART']} (largest value {told['GPU_LARGEST']}; aim: 0.001)" in said
+    assert f"accuracy by {told['GPU_POINTS']} points (aim: 1)" in said
+    assert f"processor itself ends {CARD_ROWS['processor, no oneDNN: N, largest difference']:.4f} away" in said
+    assert f"N then differs by {told['GPU_TF32']}, accuracy by {told['GPU_TF32_POINTS']} points" in said
+
+
+def test_what_is_said_of_real_faces_on_a_gpu_was_measured() -> None:
+    said = " ".join(BENCHMARKS.split())
+    took = pd.read_csv(ROOT / "results" / "benchmarks" / "small_h200_times.csv").set_index("row")["value"]
+    assert f"with scores and controls, took {took['6 cells: 12 fits of 480 steps, and scores']:.1f} s" in said
+    assert (
+        "with notebook 03 in {:.0f} s (36 cells and their controls), 02 in {:.0f}, 04 in {:.0f}, 07 in {:.0f}".format(
+            *(took[f"notebook {n}"] for n in ("03", "02", "04", "07"))
+        )
+        in said
+    )
+    assert f"08 in {took['notebook 08']:.0f}" in said
+    there = pd.read_csv(ROOT / "results" / "benchmarks" / "small_h200.csv")
+    names = ("table2_gender_intra", "table3_attributes_intra", "table5_gender_inter", "table6_attributes_inter")
+    keys = ["table", "attribute", "data", "model", "protocol", "seed"]
+    both = pd.concat([stored(name, "small") for name in names]).merge(there, on=keys, suffixes=("", "_there"))
+    apart = (both["after"] - both["after_there"]).abs()
+    assert f"Of the {len(both)} cells" in said
+    assert f"is {apart.mean():.1f} points from that of `results/small` on average and {apart.max():.1f} at most" in said
+    up, down, up_there, down_there = (
+        both[f"rise_{end}{where}"] * sign > 0 for where in ("", "_there") for end, sign in (("lo", 1), ("hi", -1))
+    )
+    clear, same, other = (int(rows.sum()) for rows in (up | down, (up & up_there) | (down & down_there), up & down_there))
+    assert f"of {clear} rises that are clear of zero on the processor {same} are clear there too" in said
+    assert other == int((down & up_there).sum()) == 0
+    six = both.query("table == 5 and attribute == 'Gender' and protocol == 'subject'")
+    assert len(six) == 18
+    means = six[["before_there", "after_there", "before", "after"]].mean()
+    assert "go from {:.1f} to {:.1f} %, over three seeds, where the processor has {:.1f} and {:.1f}".format(*means) in said
 
 
 def test_speeds_are_those_measured() -> None:
