@@ -49,6 +49,7 @@ def expected() -> list[str]:
     usual, aligned = lost.loc["the usual crops"], lost.loc["by landmarks"]
     cut = stored("misplaced", "identity").query("data == 'celeba' and cut == 'usual crop'").iloc[0]
     tuned = stored("label_budget", "identity").query("all").groupby("method")[["before", "after"]].mean()
+    weakly = stored("label_budget").query("all").groupby("method")[["before", "after"]].mean()
     turns = stored("combination", "identity").query("round == 4").groupby("way")["after"].mean()
     washed = stored("box_maps_at_zero").query("box == 'printed'")["psnr"].mean()
     return [
@@ -58,6 +59,9 @@ def expected() -> list[str]:
         f"CelebA by LFW, usual crop: {cut['before']:.1f}, with N {cut['after']:.1f}, aligned {cut['aligned']:.1f} |",
         "face identity network: {:.1f} → {:.1f} by N, {:.1f} by its head fine-tuned, {:.1f} all layers |".format(
             tuned["before"]["data"], *tuned["after"][["data", "head", "all layers"]]
+        ),
+        "features of an age network: {:.1f} → {:.1f} by N, {:.1f} by its head, {:.1f} all layers |".format(
+            weakly["before"]["data"], *weakly["after"][["data", "head", "all layers"]]
         ),
         f"both in turn {turns['both']:.1f}, N alone {turns['data']:.1f} |",
         f"{len(rises)} shares of Table 4: {len(up)} rise, by {up.min():.1f} to {up.max():.1f} points, the other by {down:.1f} |",
