@@ -176,6 +176,14 @@ def test_bad_input_is_one_sentence(words: list[str], said: str, capsys: pytest.C
     assert not out.exists()
 
 
+def test_a_name_that_is_no_place_for_n_is_refused_before_the_fit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(command, "fit", lambda *_: pytest.fail("It was fitted."))
+    assert command.main([*SMALL, "--out", str(tmp_path / "n.png")]) == 2
+    assert "n.png is where N's picture goes" in capsys.readouterr().err
+
+
 def test_debug_lets_the_fault_out(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="atlantis"):
         command.main([*SMALL, "--out", str(tmp_path / "n.safetensors"), "--data", "atlantis", "--debug"])

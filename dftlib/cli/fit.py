@@ -23,7 +23,7 @@ from dftlib.experiments.cards import carded
 from dftlib.experiments.lab import Lab
 from dftlib.experiments.outcome import Cell
 from dftlib.experiments.profile import device_of, load_profile
-from dftlib.perturbation.perturbation import Perturbation
+from dftlib.perturbation.perturbation import Perturbation, require_free
 
 PATIENCE = timedelta(hours=12)  # that a process waits for the first one, which may have a backbone's features to compute
 
@@ -71,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     first = os.environ.get("RANK", "0") == "0"
 
     def work() -> int:
+        require_free(given.out)  # before a fit that takes minutes
         found = fit(given.profile, {name: value(text) for name, text in given.p}, given.data, given.model, given.attribute)
         if first:
             found.save(given.out)

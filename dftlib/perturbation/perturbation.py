@@ -18,6 +18,19 @@ from dftlib.perturbation import card
 from dftlib.perturbation.box_maps import BOXES, require_box
 
 
+def require_free(path: Path) -> Path:
+    """`path`, where N, its picture and its card may be written.
+
+    Raises `DataError` where it ends in .png or .md itself, or where a picture or card of that name is there and it isn't.
+    """
+    if (ending := path.suffix.lower()) in (".png", ".md"):
+        what = "picture" if ending == ".png" else "card"
+        raise DataError(f"{path} is where N's {what} goes: name a file that ends in .safetensors.")
+    if not path.exists() and (others := [p for p in (path.with_suffix(".png"), path.with_suffix(".md")) if p.exists()]):
+        raise DataError(f"{others[0]} would be written over, and isn't of an N: give the perturbation another name.")
+    return path
+
+
 class Perturbation(nn.Module):
     """One N, float32 C x H x W, and the box map that adds it; `about` says how it came to be (JSON-able).
 
@@ -101,14 +114,9 @@ class Perturbation(nn.Module):
         """Writes `path` (safetensors) and, beside it, the picture (.png) and the card (.md); each whole or not at all.
 
         The PNG is grey where N has one channel; of two, or of more than three, each stands beside the other in grey.
-        Raises `DataError` where `path` ends in .png or .md itself, or where a picture or card of that name is there and it isn't.
+        Raises `DataError` where `require_free` does.
         """
-        path = Path(path)
-        if (ending := path.suffix.lower()) in (".png", ".md"):
-            what = "picture" if ending == ".png" else "card"
-            raise DataError(f"{path} is where N's {what} goes: name a file that ends in .safetensors.")
-        if not path.exists() and (others := [p for p in (path.with_suffix(".png"), path.with_suffix(".md")) if p.exists()]):
-            raise DataError(f"{others[0]} would be written over, and isn't of an N: give the perturbation another name.")
+        path = require_free(Path(path))
         said = json.dumps({"box": self.box, "about": self.about}, sort_keys=True)
         shown = self.picture()
         shown = shown.permute(1, 2, 0) if len(shown) == 3 else shown.transpose(0, 1).flatten(1)
