@@ -1,5 +1,6 @@
 """The numbers in the README, and in those of results/ and results/benchmarks/, are those of the tables."""
 
+import json
 import re
 from typing import Any
 
@@ -437,6 +438,45 @@ def test_what_the_readme_says_of_facial_attributes() -> None:
     assert f"has all {len(findings)} comparisons, `holds` for {findings['holds'].sum()})" in readme
     short, past = beyond["FGS, line-search"]
     assert f"flips {short:.0f} % of the right answers short of their label and {past:.2f} % of those beyond it" in readme
+
+
+def markdown_of(number: str) -> str:
+    """What a notebook says between its cells, on one line."""
+    (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+    cells = json.loads(path.read_text())["cells"]
+    return " ".join(" ".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown").split())
+
+
+def test_what_notebook_08_says_of_real_faces_was_measured() -> None:
+    said = markdown_of("08")
+    table = stored("flippability")
+    rows = {(r["loss"], r["adversarial_type"], r["mode"]): r for r in table.to_dict("records")}
+
+    def share(loss: str, kind: str, mode: str = "line-search", column: str = "pass_95") -> str:
+        return f"{rows[loss, kind, mode][column]:.0f}"
+
+    fgs, ffa = share("Euclidean", "FGS+"), share("Euclidean", "FFA+")
+    paper = [share("Euclidean", kind, column="published_pass_95") for kind in ("FFA+", "FGS+")]
+    assert f"({ffa} against {fgs} % by line-search, the paper {paper[0]} against {paper[1]})" in said
+    short, past = stored("fgs_beyond_label")["FGS, line-search"]
+    assert f"FGS flips {short:.0f} %, of those beyond their label {past:.2f} %" in said
+    stalls = [share("Softmax", "FFA+", "iterative", column) for column in ("pass_95", "published_pass_95")]
+    assert "falls behind, {} % where the paper has {}".format(*stalls) in said
+    assert f"with FGS by far ({share('Euclidean', 'FGS-')} against {fgs} %)" in said
+    assert abs(rows["Euclidean", "FFA+", "line-search"]["pass_95"] - rows["Euclidean", "FFA-", "line-search"]["pass_95"]) < 0.5
+    finer = [share("Euclidean", kind, column="pass_99") for kind in ("FFA-", "FFA+")]
+    assert "at 0.99 it holds for the line-search ({} against {} %)".format(*finer) in said
+    assert rows["Euclidean", "FFA+", "iterative"]["pass_99"] > rows["Euclidean", "FFA-", "iterative"]["pass_99"]
+    assert f"({share('Euclidean', 'MFFA+')} against {ffa} %)" in said
+    assert f"({share('Softmax', 'FGS+')} against {fgs} % by FGS)" in said
+    progress = {r["adversarial_type"]: r for r in stored("progress").query("loss == 'Euclidean'").to_dict("records")}
+    after = [round(progress[kind][f"share_{when}"]) for kind in ("FFA+", "FFA-") for when in ("converged", "two_epochs")]
+    assert "({} against {} % by FFA), wrong ones as often as before ({} and {} %)".format(*after) in said
+    kept = progress["FFA-"]
+    assert f"({kept['overlap']:,} of {kept['converged']:,})" in said
+    assert round(10 * kept["overlap"] / kept["converged"]) == 7
+    assert 0.4 < kept["converged"] / kept["two_epochs"] < 0.55
+    assert int(table["total"].sum() / 10) == 40_000
 
 
 BENCH = pd.read_csv(ROOT / "results" / "benchmarks" / "intel-r-xeon-r-processor-1-thread.csv")
