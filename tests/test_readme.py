@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from committed import stored
@@ -477,6 +478,45 @@ def test_what_notebook_08_says_of_real_faces_was_measured() -> None:
     assert round(10 * kept["overlap"] / kept["converged"]) == 7
     assert 0.4 < kept["converged"] / kept["two_epochs"] < 0.55
     assert int(table["total"].sum() / 10) == 40_000
+
+
+def test_what_is_said_of_one_perturbation_on_own_mistakes_was_measured() -> None:
+    table = stored("natural_samples")
+    moved = table[table["gained"] + table["lost"] > 0]
+    low, high, broken = moved["set_right"].min(), moved["set_right"].max(), moved["broken"].max()
+    assert (len(table), (table["natural"] > 99).sum(), len(moved)) == (40, 36, 8)
+    assert ((moved["rise_lo"] > 0).sum(), (moved["rise_hi"] < 0).sum(), table["recommended"].sum()) == (0, 3, 0)
+    share = f"set {low:.0f} to {high:.0f} % of the mistakes right and break up to {broken:.0f} % of the right answers"
+    for said in (" ".join(RESULTS.split()), markdown_of("08")):
+        assert share in said
+
+
+def test_what_notebook_09_says_of_real_faces_was_measured() -> None:
+    said = markdown_of("09")
+    tables = {
+        name: stored(name).set_index("attribute")
+        for name in ("portability_converged", "portability_two_epochs", "correlation_line", "correlation_iterative")
+    }
+    own = np.eye(40, dtype=bool)
+    others = {name: float(np.nanmean(table.to_numpy()[~own])) for name, table in tables.items()}
+    alone, early, line, iterative = others.values()
+    assert f"changes {alone:.1f} % of the answers of the other networks" in said
+    assert f"change more of the others, {early:.1f} %" in said
+    still = float(np.nanmean(tables["portability_two_epochs"].to_numpy()[own]))
+    assert f"{still:.0f} % of the images still change the converged network's answer" in said
+    assert f"{line:.1f} % by line-search and {iterative:.1f} % iterating, seven to eight times as many" in said
+    assert 7 < line / alone < iterative / alone < 8.1
+    assert f"No Beard by Goatee ({tables['correlation_iterative'].loc['No Beard', 'Goatee']:.0f} % iterating)" in said
+    rest = tables["correlation_line"].mask(own)
+    assert float(np.nanmax(rest.loc[["Pale Skin", "Wearing Hat", "Bald", "Blurry"]].to_numpy(float))) < 1.05
+    few = tables["portability_converged"].mask(own).mean().nlargest(3)
+    assert f"({', '.join(few.index)})" in said
+    follows = {r["matrix"]: r for r in stored("correlation_with_labels").to_dict("records")}
+    both, first, apart = (follows[name] for name in ("MOON, iterative", "MOON, line-search", "separate"))
+    assert (
+        f"(rank correlation {both['follows']:.2f} [{both['follows_lo']:.2f}, {both['follows_hi']:.2f}] iterating, "
+        f"{first['follows']:.2f} by line-search), on separate networks much less ({apart['follows']:.2f})" in said
+    )
 
 
 BENCH = pd.read_csv(ROOT / "results" / "benchmarks" / "intel-r-xeon-r-processor-1-thread.csv")
