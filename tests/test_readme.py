@@ -273,6 +273,14 @@ def test_what_is_said_of_the_open_questions_on_weak_features_was_measured() -> N
     assert (others.query("choice == 'same training, another seed'")["rise_lo"] > 0).all()
 
 
+def test_what_is_said_of_wrong_crops_on_weak_features_was_measured() -> None:
+    tenth = stored("misplaced", "small").query("cut in ('10 % up', '10 % down')")
+    lost, won = tenth["aligned"] - tenth["before"], tenth["after"] - tenth["before"]
+    assert len(tenth) == 4
+    said = f"costs {lost.min():.0f} to {lost.max():.0f} points, of which an N fitted on such pictures wins back "
+    assert f"{said}{won.min():.0f} to {won.max():.0f}." in " ".join(RESULTS.split())
+
+
 def tuned_table() -> list[str]:
     """Model against data fine-tuning by the number of labels, profile identity, as results/README.md prints it."""
     lines = [
