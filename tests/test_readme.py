@@ -657,6 +657,14 @@ def gpu_said() -> dict[str, str]:
     }
 
 
+def test_what_is_said_of_a_step_on_another_processor_was_measured() -> None:
+    there = pd.read_csv(ROOT / "results" / "benchmarks" / "fit_step_amd_epyc.csv")
+    over = [there.query("row == @row and of == @of")["ratio"].iloc[0] for row, of in (
+        ("fit step, float32", "floor, float32"), ("fit step, bfloat16", "floor, bfloat16"),
+    )]  # fmt: skip
+    assert "a step takes {:.2f} floors in float32 and {:.2f} in bfloat16".format(*over) in " ".join(BENCHMARKS.split())
+
+
 def test_what_is_said_of_a_gpu_was_measured() -> None:
     assert "\n".join(gpu_table()) in BENCHMARKS
     said, told = " ".join(BENCHMARKS.split()), gpu_said()
