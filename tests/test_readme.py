@@ -456,6 +456,12 @@ def markdown_of(number: str) -> str:
     return " ".join(" ".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown").split())
 
 
+def test_what_notebook_07_says_of_networks_trained_on_a_gpu_was_measured() -> None:
+    there = pd.read_csv(ROOT / "results" / "benchmarks" / "small_h200_attributes.csv").to_dict("records")
+    (moon,) = (r for r in there if r["approach"] == "MOON")
+    assert f"MOON's, {moon['difference']:.1f} points, isn't (p = {moon['t_test_p']:.2f}," in markdown_of("07")
+
+
 def test_what_notebook_08_says_of_real_faces_was_measured() -> None:
     said = markdown_of("08")
     table = stored("flippability")
