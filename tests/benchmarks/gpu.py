@@ -142,7 +142,6 @@ class Bench:
         val = self.val[0][:1], self.val[1][:1]
         for (name, dtype), batch in ((p, b) for p in PRECISIONS.items() for b in self.sizes.batches):
             model, settings = self.model(self.device, dtype), replace(self.settings, batch_size=batch)
-            twice = replace(settings, steps=2 * settings.steps)
             x, y = to_float(self.fitting[0][:batch], self.device), self.fitting[1][:batch].to(self.device)
             least, graph, step, once = (
                 f"{what}, {name}, batches of {len(x)}"
@@ -150,17 +149,18 @@ class Bench:
             )
             works: dict[str, Callable[[], object]] = {
                 least: partial(floor, model, x, y, settings.steps),
-                once: partial(fit, model, *self.fitting, *val, settings),
-                step: partial(fit, model, *self.fitting, *val, twice),
+                "fit": partial(fit, model, *self.fitting, *val, settings),
+                "fit of twice the steps": partial(fit, model, *self.fitting, *val, replace(settings, steps=2 * settings.steps)),
             }
             if self.device.type == "cuda":
                 works[graph] = partial(replayed, model, x, y, settings.steps)
             took = best(works, self.device, self.sizes.repeats)
-            took[step] -= took[once]
-            ms = {row: 1000 * s / settings.steps for row, s in took.items() if row != once}
-            yield from (Measured("fit step", row, ms[row], "ms", ms[row] / ms[least], least) for row in ms if row != step)
+            whole_fit, steps = took.pop("fit"), took.pop("fit of twice the steps")
+            steps -= whole_fit
+            ms = {row: 1000 * s / settings.steps for row, s in {**took, step: steps}.items()}
+            yield from (Measured("fit step", row, ms[row], "ms", ms[row] / ms[least], least) for row in took)
             yield Measured("fit step", step, ms[step], "ms", ms[step] / ms[least], least, OVER_FLOOR)
-            rest = 1000 * (took[once] - took[step])
+            rest = 1000 * (whole_fit - steps)
             yield Measured("fit step", once, rest, "ms", rest / ms[step], step)
 
     def grid(self) -> Iterator[Measured]:
