@@ -215,7 +215,7 @@ class Step:
         self.schedule.step()
         self.taken += 1
         self._limit(measure=self.taken % PROBED == 1)
-        return both[-1].clone()
+        return both[-1]
 
     def _slope(self, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         """The gradient of the loss to N, and the loss: one row of numbers, so that one message sends it."""
@@ -341,18 +341,19 @@ def fit(
     bar = tqdm(total=rounds * steps, initial=len(history) * steps, **how)
     last = settings.patience  # rounds, of which one at least must be better than all before
     while len(history) < rounds and max(reached[-last:]) > max(reached[:-last], default=-1):
-        losses = []
+        losses = torch.zeros(steps, device=device)  # made before the steps: what stays of each would break up their memory
         for x, where, share in _drawn(images, settings, draws, seeds.rng(seed, len(history)), group, device):
             known = y[where]
             weights = weight_of[known]
             for _ in range(settings.inner_steps):
-                losses.append(step(x, known, weights, share))
+                loss = step(x, known, weights, share)
+                losses[step.taken - 1] = loss
                 bar.update()
         step.end_round()
         reached.append(accuracy())
         if reached[-1] > max(reached[:-1]):
             best = step.n.detach().clone()
-        history.append({"loss": torch.stack(losses).mean().item(), "val_accuracy": reached[-1]})
+        history.append({"loss": losses.mean().item(), "val_accuracy": reached[-1]})
         bar.set_postfix(val=f"{reached[-1]:.3f}")
         if checkpoint:
             with whole(checkpoint) as temporary:
@@ -383,7 +384,7 @@ def _drawn(
     for rows, flip in zip(order.split(settings.batch_size), turned.split(settings.batch_size), strict=True):
         part = group.own if group.rank < len(rows) else slice(1)  # with no image left for it a process goes along, at weight 0
         mine = rows[part]
-        x = torch.as_tensor(images[mine if isinstance(images, Tensor) else mine.numpy()])
+        x = images.index_select(0, mine) if isinstance(images, Tensor) else torch.from_numpy(images[mine.numpy()])
         x = to_float(torch.where(flip[part].view(-1, 1, 1, 1), x.flip(3), x), device)
         yield x, mine, len(range(group.rank, len(rows), group.size)) / len(rows)
 
