@@ -116,7 +116,11 @@ def rounds() -> pd.DataFrame:
 def frontier() -> pd.DataFrame:
     rows = [
         {"attribute": a, "data": d, "model": m, "rule": rule, "value": value, "before": 50.0}
-        | {"psnr": value if rule == "limit" else 15 + value**0.5, "ssim": 0.5 + i / 12, "pass": 0.6 + i / 13}
+        | {
+            "psnr": np.inf if value == 36 else value if rule == "limit" else 15 + value**0.5,
+            "ssim": 0.5 + i / 12,
+            "pass": 0.6 + i / 13,
+        }
         | limits(85 - 6 * i - 9 * (rule != "limit"), 2)
         for a, d, m in CELLS[:2]
         for rule, values in {"limit": (22, 25, 28.5, 32, 36), "mean": (10, 100, 300), "sum": (1,)}.items()
@@ -167,7 +171,7 @@ PAIR = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
 def card() -> pd.DataFrame:
     rows = [
         {"table": t, "attribute": a, "data": "lfw", "model": "celeba", "published_rise": 20.0 - i, "sign_agrees": i > 0}
-        | limits(12.0 + 2 * i, 3, "rise")
+        | limits(2.0 + 2 * i, 3, "rise")
         | {"beats_remedies": ("yes", "no", "open")[i], "over_best": (3.0, -1.0, 1.0)[i]}
         for t in (2, 3, 4, 5, 6)
         for i, a in enumerate(NAMES[:3])
@@ -249,7 +253,15 @@ FIGURES: dict[str, tuple[Callable[[str], Figure], set[str]]] = {
     "rounds": (lambda note: studies.rounds(rounds(), note), {"both in turn", "round", "accuracy on test pictures (%)"}),
     "frontier": (
         lambda note: studies.frontier(frontier(), note),
-        {"PSNR (dB)", "SSIM", "PASS", "before", "28.5", "distance summed, as printed"},
+        {
+            "PSNR (dB)",
+            "SSIM",
+            "PASS",
+            "before",
+            "300",
+            "distance summed, as printed",
+            "Gender: lfw by celeba; N = 0 kept in 1 of 9 fits",
+        },
     ),
     "controls": (
         lambda note: studies.controls(controls(), note),
@@ -263,9 +275,9 @@ FIGURES: dict[str, tuple[Callable[[str], Figure], set[str]]] = {
     "scorecard": (
         lambda note: studies.scorecard(card(), note),
         {
-            "The sign agrees in 8 of 12 cells",
+            "A clear rise in 8 of 12 cells, clearly ahead of every simple remedy in 4",
             "the paper",
-            "ours: the simple remedy does it",
+            "ours: no better than a simple remedy",
             "ours: ahead, but not clearly",
             "Table 5: Gender, other data",
             "Pale Skin: lfw by celeba",

@@ -51,6 +51,12 @@ def expected() -> list[str]:
     tuned = stored("label_budget", "identity").query("all").groupby("method")[["before", "after"]].mean()
     weakly = stored("label_budget").query("all").groupby("method")[["before", "after"]].mean()
     turns = stored("combination", "identity").query("round == 4").groupby("way")["after"].mean()
+    changed = pd.concat([stored(n, "identity") for n in ("table5_gender_inter", "table6_attributes_inter")])
+    seen = changed.query("protocol == 'subject'")["ssim"].where(lambda s: s < 1)
+    faint = [
+        float(stored("frontier", profile).query(f"data == 'muct' and rule == '{rule}' and value == {value}")["rise"].item())
+        for profile, limit in (("identity", 30), ("small", 28.5)) for rule, value in (("mean", 1000), ("limit", limit))
+    ]  # fmt: skip
     washed = stored("box_maps_at_zero").query("box == 'printed'")["psnr"].mean()
     return [
         f"the same on features of an age network: {own['before']:.1f} → {own['after']:.1f} |",
@@ -81,6 +87,10 @@ def expected() -> list[str]:
         f"MOON {moved['first']:.2f}, separate networks {moved['second']:.2f} |",
         f"of {len(findings)} comparisons with the paper's own, {int(findings['holds'].sum())} hold |",
         f"leaves {washed:.1f} dB of a picture",
+        f"at 30 dB an SSIM of {seen.min():.2f} to {seen.max():.2f}",
+        "at 42 dB wins {:.1f} points where ours wins {:.1f}, on features of an age network {:.1f} where ours wins {:.1f}".format(
+            *faint
+        ),
         f"{alike['before']:.1f} → {alike['after']:.1f} with N, {alike['offsets']:.1f} with an offset a class",
         f"one pixel: {shift['after']:.1f} with N, {shift['aligned_matched']:.1f} moved back",
     ]

@@ -131,7 +131,7 @@ def test_the_figure_shows_every_learner(table: pd.DataFrame) -> None:
     assert [ax.get_title() for ax in figure.axes] == ["studio"]
     (legend,) = figure.legends
     names = {name for name, _, _ in studies.ASKERS.values()}
-    assert {t.get_text() for t in legend.get_texts()} >= {*names, "surrogate, not mirrored"}
+    assert {t.get_text() for t in legend.get_texts()} >= {*names, "told labels only", "N not mirrored", "one seed"}
 
 
 def test_asking_again_asks_nothing(lab: Lab, table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,7 +141,7 @@ def by_alignment(lab: Lab) -> dict[str, list[FaceDataset]]:
 
 
 def eyes(cut: dict[str, list[FaceDataset]]) -> pd.DataFrame:
-    """Where the eyes are, a row a data set and way of cutting: mean and spread, percent of the width and of the height.
+    """Where the eyes are, a row a data set and way of cutting: median and spread, percent of the width and of the height.
 
     `detected`: the share of pictures (percent) in which dlib's detector found the face; the others' landmarks were looked for
     where faces of that set usually are.
@@ -151,7 +151,7 @@ def eyes(cut: dict[str, list[FaceDataset]]) -> pd.DataFrame:
         assert data.faces is not None
         left, right = 100 * data.faces.eyes[:, 0], 100 * data.faces.eyes[:, 1]
         found = {"middle": (left + right)[:, 0] / 2, "line": (left + right)[:, 1] / 2, "distance": (right - left)[:, 0]}
-        numbers = {f"{name}{end}": f(v) for name, v in found.items() for end, f in (("", np.mean), ("_std", np.std))}
+        numbers = {f"{name}{end}": f(v) for name, v in found.items() for end, f in (("", np.median), ("_std", np.std))}
         said = {"pictures": len(data), "detected": 100 * data.faces.detected.mean()}
         rows.append({"data": data.name, "cut": way, **said, **numbers})
     return pd.DataFrame(rows)

@@ -32,7 +32,7 @@ def samples(sets: Sequence[FaceDataset], per_class: int = 8, seed: int = 0, note
 
 
 def mean_faces(rows: dict[str, Sequence[FaceDataset]], note: str = "") -> Figure:
-    """The mean of all faces of each set, a row a way of cutting them out; crosses mark where the eyes are on average."""
+    """The mean of all faces of each set, a row a way of cutting them out; crosses mark the median place of the eyes."""
     columns = len(next(iter(rows.values())))
     side = min(PAGE / columns, 1.6)
     with sheet(side * columns + 0.3, len(rows) * (side + 0.1) + 0.35, note) as figure:
@@ -42,7 +42,7 @@ def mean_faces(rows: dict[str, Sequence[FaceDataset]], note: str = "") -> Figure
                 assert data.faces is not None
                 mean = data.images.mean(0) / 255
                 ax.imshow(mean.transpose(1, 2, 0), interpolation="lanczos", extent=(0, 1, 1, 0))
-                ax.plot(*data.faces.eyes.mean(0).T, "+", color="white", markersize=7, markeredgewidth=1)
+                ax.plot(*np.median(data.faces.eyes, 0).T, "+", color="white", markersize=7, markeredgewidth=1)
                 ax.set(xticks=[], yticks=[0, 0.25, 0.5, 0.75, 1] if ax is line[0] else [])
             line[0].set_ylabel(f"{way}\nshare of the height")
         for ax, data in zip(axes[0], next(iter(rows.values())), strict=True):
