@@ -182,6 +182,19 @@ def test_few_pictures_are_asked_again_and_again(learner: str) -> None:
     assert found(learner, query_budget=2500, count=20)[0].n.isfinite().all()
 
 
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_pictures_that_cannot_move_end_a_fit_as_the_others_do(learner: str) -> None:
+    """All but two are black and white alone: what is asked again and again costs nothing."""
+    fitting, labels = faces(60, 8)
+    fitting[2:] = np.where(fitting[2:] > 128, 255, 0)
+    how: dict[str, Any] = {"query_budget": 1500, "query_log": NOWHERE, "reference": faces(60, 8, 2)[0], "encoder": known(8)}
+    made = from_scores.fit_black_box(listening([]), fitting, labels, *faces(40, 8, 1), learner=learner, **how)
+    usual, _ = found(learner, query_budget=1500, side=8)
+    assert made.n.isfinite().all()
+    assert 0 < len(made.about["rounds"]) <= 2 * len(usual.about["rounds"]) + 1
+
+
 @settings(max_examples=15)
 @given(budget=st.integers(96, 700), learner=st.sampled_from(["statistics", "corrected spsa"]), seed=st.integers(0, 9))
 def test_no_budget_is_overspent(budget: int, learner: str, seed: int) -> None:
@@ -495,6 +508,7 @@ def greedy(problem: Problem) -> Iterator[Tensor]:
         ({"labels": faces(50)[1]}, r"Images \(60, 3, 16, 16\) and 50 labels: give n x 3"),
         ({"images": faces(60)[0][:, :1]}, r"validation .* are \(3, 16, 16\), not \(1, 16, 16\)"),
         ({"images": faces(60)[0][:, :1], "val": (faces(40, seed=1)[0][:, :1], faces(40, seed=1)[1])}, r"give n x 3 x H x W"),
+        ({"images": faces(60)[0] // 128 * 255}, r"The fitting images are black and white alone, .*: give some that have levels"),
         ({"reference": faces(40, 12)[0]}, r"reference .*\(3, 12, 12\), not \(3, 16, 16\): resize"),
         ({"learner": "statistics", "reference": None}, r"needs reference images"),
         ({"learner": "greedy", "query_budget": 96}, r"query budget of 96 doesn't reach the first round of 'greedy'"),
