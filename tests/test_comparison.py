@@ -145,6 +145,15 @@ def test_only_a_rise_clear_of_zero_is_recommended() -> None:
         assert found.why_not == "The gain is not clear of zero."
 
 
+@pytest.mark.parametrize("people", [1, 5, 6])
+def test_a_gain_on_too_few_people_is_not_recommended(people: int) -> None:
+    """However many images there are of them: of one no draw differs from another."""
+    found = compare(scores(0), scores(1, good=2), split(people=people))
+    assert found.rise["_lo"] > 0
+    few = f"Fewer than 6 people are on the images ({people}), too few to tell a gain from chance."
+    assert found.why_not == ("" if people == 6 else few)
+
+
 def bools(*shares: float, count: int = 240) -> NDArray[np.bool_]:
     """Which of `count` images are right: of each class, i modulo how many shares there are, so large a share, the first ones."""
     i, classes = np.arange(count), len(shares)

@@ -225,7 +225,8 @@ def test_what_is_said_of_validation_is_true() -> None:
     assert (one.about["val_before"], one.about["val_after"]) == pytest.approx((before, after))
     assert (one.about["val_rise_lo"], one.about["val_rise_hi"]) == pytest.approx((after - before, after - before))
     assert many.about["val_rise_lo"] < after - before < many.about["val_rise_hi"]
-    assert one.about["recommended"]
+    assert many.about["recommended"]
+    assert one.about["why_not"].startswith("Fewer than 6 people are on the images (1)")
     assert not found("statistics", query_budget=480, reference=faces(60)[0] - 8)[0].about["recommended"]
 
 

@@ -14,7 +14,9 @@ from dftlib.errors import DataError
 from dftlib.metrics import classification
 from dftlib.metrics.classification import Bools, Floats
 
-FEWEST = 6  # people of a group that can show harm: five who are all worse off may still be chance (an exact test's p is 0.06)
+# People who can show a gain, or the harm of a group: that five are all better or worse off may still be chance (an exact test's p
+# is 0.06), and a bootstrap that draws people knows no width of one.
+FEWEST = 6
 Answers = Tensor | NDArray[Any]  # scores n x classes, or n bools: which images are right
 
 
@@ -65,9 +67,12 @@ class Comparison:
     def why_not(self) -> str:
         """Why N is not recommended, a sentence; empty where it is. Ask validation images: test images have no part in a decision.
 
-        Recommended is an N whose rise is clear of zero, under which no group and no class (of `FEWEST` people or more) has a
-        change clear below zero, and which is not behind any baseline, nor behind the most frequent class of these very labels.
+        Recommended is an N whose rise is clear of zero on `FEWEST` people or more, under which no group and no class (of as many)
+        has a change clear below zero, and which is not behind any baseline, nor behind the most frequent class of these very
+        labels.
         """
+        if (people := len(np.unique(self.subjects))) < FEWEST:
+            return f"Fewer than {FEWEST} people are on the images ({people}), too few to tell a gain from chance."
         if not self.rise["_lo"] > 0:
             return "The gain is not clear of zero."
         for name, where in self.everyone.items():
