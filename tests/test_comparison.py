@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -62,6 +63,19 @@ def test_pictures_of_one_person_are_no_independent_ones() -> None:
     assert alone.rise["_lo"] == pytest.approx(each.rise["_lo"], abs=1.5)
 
 
+def test_subjects_are_told_by_place_in_whatever_form() -> None:
+    """A column of a table that was shuffled has labels of its own."""
+    names = [f"p{i % 6}" for i in range(240)]
+    shuffled = pd.Series(names, index=np.random.default_rng(0).permutation(240))
+    for given in (names, shuffled):
+        made = Split(np.zeros((240, 3, 2, 2), np.uint8), torch.arange(240) % 2, given)
+        assert made.subjects.tolist() == names
+        assert compare(scores(0), scores(1), made).rise == compare(scores(0), scores(1), split(people=6)).rise
+    for wrong in (names[:30], [*names, "p0"], np.array([names])):
+        with pytest.raises(DataError, match=r"Subjects \(.*\) and 240 labels: give the person on each"):
+            Split(np.zeros((240, 3, 2, 2), np.uint8), torch.arange(240) % 2, wrong)
+
+
 def test_mcnemar_counts_what_differs(found: Comparison) -> None:
     row, before, after = found.row(), found.right["before"], found.right["after"]
     assert (row["gained"], row["lost"]) == ((after & ~before).sum(), (before & ~after).sum())
@@ -104,7 +118,9 @@ def test_without_an_answer_is_wrong() -> None:
     assert found.right["before"].tolist() == [True, False, False, True]
     assert found.row() == same.row()
     assert found.areas() == same.areas()
-    several = compare(np.array([[0.2, 0.1, 0.7], [np.nan] * 3]), np.array([True, True]), few.labelled(torch.tensor([2, 0])[:2]))
+    several = compare(
+        np.array([[0.2, 0.1, 0.7], [np.nan] * 3]), np.array([True, True]), Split(few.source[:2], torch.tensor([2, 0]))
+    )
     assert several.right["before"].tolist() == [True, False]
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import slow_fit
 import torch
@@ -228,6 +229,14 @@ def test_what_is_said_of_validation_is_true() -> None:
     assert many.about["recommended"]
     assert one.about["why_not"].startswith("Fewer than 6 people are on the images (1)")
     assert not found("statistics", query_budget=480, reference=faces(60)[0] - 8)[0].about["recommended"]
+
+
+def test_people_are_told_by_place_in_whatever_form() -> None:
+    """Ten people on 40 validation images, of which 12 are asked."""
+    names = np.array([f"p{i // 4}" for i in range(40)])
+    wanted, _ = found("statistics", val_subjects=names)
+    for people in (names.tolist(), pd.Series(names, index=np.random.default_rng(0).permutation(40))):
+        assert found("statistics", val_subjects=people)[0].about == wanted.about
 
 
 # ---- against numpy
@@ -510,6 +519,8 @@ def greedy(problem: Problem) -> Iterator[Tensor]:
         ({"images": faces(60)[0][:, :1]}, r"validation .* are \(3, 16, 16\), not \(1, 16, 16\)"),
         ({"images": faces(60)[0][:, :1], "val": (faces(40, seed=1)[0][:, :1], faces(40, seed=1)[1])}, r"give n x 3 x H x W"),
         ({"images": faces(60)[0] // 128 * 255}, r"The fitting images are black and white alone, .*: give some that have levels"),
+        ({"val_subjects": ["she"] * 39}, r"Subjects \(39,\) and 40 labels: give the person on each"),
+        ({"val_subjects": np.repeat(["he", "she"], 60)}, r"Subjects \(120,\) and 40 labels: give the person on each"),
         ({"reference": faces(40, 12)[0]}, r"reference .*\(3, 12, 12\), not \(3, 16, 16\): resize"),
         ({"learner": "statistics", "reference": None}, r"needs reference images"),
         ({"learner": "greedy", "query_budget": 96}, r"query budget of 96 doesn't reach the first round of 'greedy'"),

@@ -9,16 +9,14 @@ from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dftlib import seeds
 from dftlib.classifiers.base import TorchClassifier
 from dftlib.classifiers.black_box import BlackBox
-from dftlib.datasets.base import Labels, Split, class_indices, require_known, warn_of_absent
+from dftlib.datasets.base import Labels, Split, Subjects, class_indices, require_known, warn_of_absent
 from dftlib.errors import DataError
 from dftlib.images import Pictures, batches, require_range, whole_levels
 from dftlib.metrics.class_order import require_order
@@ -172,7 +170,7 @@ def key(learner: str, query_budget: int, min_psnr: float, mirror: bool = True) -
 
 def fit_black_box(
     classifier: TorchClassifier | BlackBox, images: Pictures, labels: Labels, val_images: Pictures, val_labels: Labels,
-    val_subjects: NDArray[np.str_] | None = None, *, query_budget: int = 0, query_log: str | Path | None = None,
+    val_subjects: Subjects | None = None, *, query_budget: int = 0, query_log: str | Path | None = None,
     learner: str = DEFAULT, min_psnr: float = 30.0, reference: Pictures | None = None, encoder: Backbone | None = None,
     seed: int = 0, mirror: bool = True, device: torch.device = CPU,
 ) -> Perturbation:  # fmt: skip
@@ -222,6 +220,7 @@ def fit_black_box(
             raise DataError(f"Images {tuple(pictures.shape)} and {len(known)} labels: give n x 3 x H x W with n labels.")
     if all(bool((whole_levels(x) % 255 == 0).all()) for x in batches(images)):
         raise DataError("The fitting images are black and white alone, which no N changes: give some that have levels between.")
+    subjects = Split(val_images, val_labels, val_subjects).subjects
     draw = seeds.seed_all(seed)
     rows = torch.randperm(len(val_images), generator=draw)[: min(query_budget // CHECKED, ENOUGH)].sort().values.numpy()
     if len(rows) < REPEATED:
@@ -229,7 +228,7 @@ def fit_black_box(
         raise DataError(f"{query_budget} queries and {len(val_images)} validation images are too few for a check: give {least}.")
     warn_of_absent(labels, val_labels[rows])
     meter = Meter(classifier, QueryLog(query_log), query_budget)
-    checked = Split(val_images, val_labels[rows], None if val_subjects is None else val_subjects[rows], rows)
+    checked = Split(val_images, val_labels[rows], subjects[rows], rows)
     meter.require_same(checked.images)
     before, unsteady = meter.scores(checked.images), meter.unsteady(checked.images[:REPEATED])
     there = before.isfinite().all(1).numpy()
