@@ -124,6 +124,24 @@ def test_without_an_answer_is_wrong() -> None:
     assert several.right["before"].tolist() == [True, False]
 
 
+def test_logits_are_ordered_as_their_probabilities() -> None:
+    """What both logits of an image have in common says nothing; an image without an answer comes last in either form."""
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(240, 2, generator=draw) + 5 * torch.randn(240, 1, generator=draw)
+    for unanswered in (0, 20):
+        logits[:unanswered] = torch.nan
+        told, wanted = (compare(given, given, split()) for given in (logits, logits.double().softmax(1)))
+        assert told.areas() == wanted.areas()
+        assert told.row() == wanted.row()
+
+
+def test_scores_may_be_tensors_as_they_come_from_a_network() -> None:
+    given = torch.from_numpy(scores(0))
+    wanted = compare(given.bfloat16().float(), given, split())
+    for same in (given.bfloat16(), given.bfloat16().float().requires_grad_()):
+        assert compare(same, given, split()).areas() == wanted.areas()
+
+
 def test_balanced_accuracy_is_over_all_classes() -> None:
     labels = torch.arange(60) % 3
     right = (labels < 2).numpy()
