@@ -112,6 +112,13 @@ def test_a_fault_of_the_input_is_one_sentence(notebook: Path, capsys: pytest.Cap
 
 
 @pytest.mark.slow
+def test_so_is_a_fault_of_the_input_that_has_a_name_of_its_own(notebook: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    does = "from dftlib.classifiers.answers import RowsError\nraise RowsError('It answers with 3 rows for 4 pictures: mend it.')"
+    assert run(notebook, "-r", "does", does) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "It answers with 3 rows for 4 pictures: mend it."
+
+
+@pytest.mark.slow
 def test_a_failed_check_is_one_sentence_and_a_bug_has_its_traceback(notebook: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(notebook, "-r", "does", "checks.check('two is three', 2 == 3)") == 1
     error = capsys.readouterr().err

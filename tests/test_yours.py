@@ -475,6 +475,10 @@ def test_words_that_yaml_reads_otherwise(wanted: Request, photos: Path, tmp_path
         ({"labels": ""}, "Parameter 'labels' is empty"),
         ({"model": "nothing.onnx"}, "There is no model file nothing.onnx"),
         ({"options": {"layout": "nchw"}}, "has no option 'layout'"),
+        ({"options": {"classes": ["dark", "pale"]}}, "has no option 'classes'"),
+        ({"options": {"model": "nothing.onnx"}}, "has no option 'model'"),
+        ({"options": {1: 2}}, "has no option '1'"),
+        ({"options": {"batch": 2.5}}, "`batch` is 2.5: set it to a whole number, 1 at least"),
         ({"images": "nowhere"}, "nowhere is no folder"),
     ],
 )

@@ -283,7 +283,8 @@ def _logarithms(scores: Tensor) -> NDArray[np.float64]:
 def _read(asked: Request) -> tuple[BlackBox, folder.Photos, list[str], tuple[Pictures, NDArray[np.int64]] | None]:
     """The classifier, the pictures with labels in the order of its answers, that order, and `Answers.whole`."""
     path = Path(asked.labels)
-    box = load_classifier(asked.model, folder.read_labels(path)[0]["label"].nunique(), **asked.options)
+    options = {str(name): value for name, value in asked.options.items()}  # YAML reads some words, and numbers, as no text
+    box = load_classifier(asked.model, folder.read_labels(path)[0]["label"].nunique(), **options)
     sides = asked.pixels if isinstance(asked.pixels, list) else [asked.pixels]
     size = (sides[0], sides[-1]) if asked.pixels else box.size
     if not size or not all(size):
