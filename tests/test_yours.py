@@ -489,6 +489,18 @@ def test_faults_are_said_before_anything_is_asked(wanted: Request, change: dict[
     assert not Path(wanted.out).exists()
 
 
+def test_so_few_pictures_that_validation_proves_nothing(wanted: Request, photos: Path, tmp_path: Path) -> None:
+    """Ten of each of two classes, as a folder may have them; 40 do."""
+    lines, labels = (photos / "labels.csv").read_text().splitlines(), tmp_path / "labels.csv"
+    wanted = replace(wanted, labels=str(labels))
+    labels.write_text("\n".join(lines[:21]))
+    with pytest.raises(DataError, match=r"^Of 20 pictures 4 are for validation, .* and it needs 8: give about 40"):
+        tune(wanted)
+    assert not asked
+    labels.write_text("\n".join(lines[:41]))
+    assert tune(wanted).summary["n_val"].item() == 8
+
+
 def test_a_csv_of_one_class_is_told_as_such(wanted: Request, photos: Path, tmp_path: Path) -> None:
     (labels := tmp_path / "labels.csv").write_text((photos / "labels.csv").read_text().replace("dark", "pale"))
     with pytest.raises(DataError, match=r"The column 'label' of .*labels\.csv has 1 different values: give 2 to 127 classes\.$"):

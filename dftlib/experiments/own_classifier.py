@@ -133,6 +133,11 @@ def tune(asked: Request) -> Tuned:
     box, photos, names, whole = _read(asked)
     faces = photos.dataset
     fit, val, test = _splits(faces, asked.budget // TESTED)
+    if len(val) < REPEATED:
+        raise DataError(
+            f"Of {len(faces)} pictures {len(val)} are for validation, as 20 % of the people are, and it needs {REPEATED}: "
+            f"give about {5 * REPEATED} pictures, or those of more people."
+        )
     log = QueryLog(answers := Path(asked.out) / "answers.db")
     there, anew = len(log), log.anew()
     meters = [Meter(box, log, 2 * len(test))]
