@@ -155,6 +155,22 @@ def test_parameters_that_cant_be_read(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (b"does: caf\xe9\n", "isn't UTF-8: save it as text in UTF-8."),
+        (b"count: 1\nseeds: [0\n", "isn't YAML: write a line 'name: value' for each parameter."),
+        (b"", "names no parameters: write 'name: value'."),
+    ],
+)
+def test_a_file_of_parameters_that_cant_be_read(
+    notebook: Path, text: bytes, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file := notebook.with_name("own.yaml")).write_bytes(text)
+    assert run(notebook, "-f", str(file)) == 2
+    assert capsys.readouterr().err == f"{file} {sentence}\n"
+
+
 def test_a_notebook_that_isnt_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path / "01.ipynb") == 2
     assert capsys.readouterr().err == f"There is no notebook {tmp_path / '01.ipynb'}: name one of the folder notebooks.\n"
