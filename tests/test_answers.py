@@ -85,6 +85,9 @@ def test_answers_are_brought_into_one_form(answer: Any, how: dict[str, Any], wan
     [
         ([0.25, 0.75], {}, [0.25, 0.75]),
         (torch.tensor([0.25, 0.75]), {}, [0.25, 0.75]),  # as `squeeze` leaves it
+        (list(np.array([0.25, 0.75], np.float32)), {}, [0.25, 0.75]),
+        (tuple(torch.tensor([0.25, 0.75])), {}, [0.25, 0.75]),
+        ([np.array(0.25), np.array(0.75)], {}, [0.25, 0.75]),
         (0.75, {}, [0.25, 0.75]),
         ([1], {}, [0, 1]),
         ("b", {"names": ["a", "b"]}, [0, 1]),

@@ -329,6 +329,21 @@ def test_what_is_under_way_at_a_failure_is_waited_for(service: WebService, image
         assert elsewhere.requests == 0
 
 
+@pytest.mark.parametrize("end", ["a failure", "the consumer"])
+def test_nothing_is_sent_again_after_the_end(service: WebService, images: NDArray[np.uint8], end: str) -> None:
+    """Not even where the service asks to wait for it: who pays, or pressed Ctrl-C, waits for what is under way alone."""
+    service.delay, service.headers = 0.2, {"Retry-After": "20"}
+    service.faults = ["503", "404" if end == "a failure" else ""]
+    stream, start = asked(service, parallel=2).stream(images), time.monotonic()
+    if end == "a failure":
+        assert "answers 404" in until_failure(stream)[1]
+    else:
+        next(stream)
+        stream.close()  # type: ignore[attr-defined]
+    assert service.requests == 2
+    assert time.monotonic() - start < 10
+
+
 def test_requests_are_parallel_up_to_the_limit(service: WebService, images: NDArray[np.uint8]) -> None:
     service.delay = 0.1
     check(asked(service, batch=1, parallel=3).scores(images), expected(images))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from dftlib.metrics import class_order
 from dftlib.metrics.class_order import ClassOrderError, likely_order, require_order
 
 
@@ -45,6 +46,23 @@ def test_two_classes_the_wrong_way_round(count: int, right: float) -> None:
     assert found.explained == pytest.approx(100 - found.before)
     with pytest.raises(ClassOrderError, match=r"right about .* if its answers 0, 1, … meant the classes 1, 0: number the labels"):
         require_order(predicted, labels, 2)
+
+
+@pytest.mark.parametrize(("classes", "shuffles"), [(2, 1000), (100, 1000), (400, 250), (1000, 100), (1100, 100)])
+def test_of_many_classes_fewer_shuffles_do(monkeypatch: pytest.MonkeyPatch, classes: int, shuffles: int) -> None:
+    """Each takes as long as the cube of the classes: of 1,000, 1,000 would take a minute."""
+    predicted, labels = answered(classes, 10 * classes, 0.9, np.roll(np.arange(classes), 1))
+    fitted, calls = class_order._fitted, []
+
+    def counted(*given: Any) -> Any:
+        calls.append(given)
+        return fitted(*given) if len(calls) == 1 else (np.zeros((classes, classes)), np.arange(classes))
+
+    monkeypatch.setattr(class_order, "_fitted", counted)
+    found = likely_order(predicted, labels, classes)
+    assert found is not None
+    assert found.swapped
+    assert len(calls) == 1 + shuffles
 
 
 def test_the_remedy_when_followed_leaves_nothing_to_say() -> None:

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -62,6 +63,19 @@ def test_pictures_of_one_person_are_no_independent_ones() -> None:
     assert alone.rise["_lo"] == pytest.approx(each.rise["_lo"], abs=1.5)
 
 
+def test_subjects_are_told_by_place_in_whatever_form() -> None:
+    """A column of a table that was shuffled has labels of its own."""
+    names = [f"p{i % 6}" for i in range(240)]
+    shuffled = pd.Series(names, index=np.random.default_rng(0).permutation(240))
+    for given in (names, shuffled):
+        made = Split(np.zeros((240, 3, 2, 2), np.uint8), torch.arange(240) % 2, given)
+        assert made.subjects.tolist() == names
+        assert compare(scores(0), scores(1), made).rise == compare(scores(0), scores(1), split(people=6)).rise
+    for wrong in (names[:30], [*names, "p0"], np.array([names])):
+        with pytest.raises(DataError, match=r"Subjects \(.*\) and 240 labels: give the person on each"):
+            Split(np.zeros((240, 3, 2, 2), np.uint8), torch.arange(240) % 2, wrong)
+
+
 def test_mcnemar_counts_what_differs(found: Comparison) -> None:
     row, before, after = found.row(), found.right["before"], found.right["after"]
     assert (row["gained"], row["lost"]) == ((after & ~before).sum(), (before & ~after).sum())
@@ -104,8 +118,28 @@ def test_without_an_answer_is_wrong() -> None:
     assert found.right["before"].tolist() == [True, False, False, True]
     assert found.row() == same.row()
     assert found.areas() == same.areas()
-    several = compare(np.array([[0.2, 0.1, 0.7], [np.nan] * 3]), np.array([True, True]), few.labelled(torch.tensor([2, 0])[:2]))
+    several = compare(
+        np.array([[0.2, 0.1, 0.7], [np.nan] * 3]), np.array([True, True]), Split(few.source[:2], torch.tensor([2, 0]))
+    )
     assert several.right["before"].tolist() == [True, False]
+
+
+def test_logits_are_ordered_as_their_probabilities() -> None:
+    """What both logits of an image have in common says nothing; an image without an answer comes last in either form."""
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(240, 2, generator=draw) + 5 * torch.randn(240, 1, generator=draw)
+    for unanswered in (0, 20):
+        logits[:unanswered] = torch.nan
+        told, wanted = (compare(given, given, split()) for given in (logits, logits.double().softmax(1)))
+        assert told.areas() == wanted.areas()
+        assert told.row() == wanted.row()
+
+
+def test_scores_may_be_tensors_as_they_come_from_a_network() -> None:
+    given = torch.from_numpy(scores(0))
+    wanted = compare(given.bfloat16().float(), given, split())
+    for same in (given.bfloat16(), given.bfloat16().float().requires_grad_()):
+        assert compare(same, given, split()).areas() == wanted.areas()
 
 
 def test_balanced_accuracy_is_over_all_classes() -> None:
@@ -143,6 +177,15 @@ def test_only_a_rise_clear_of_zero_is_recommended() -> None:
         found = compare(before, after, split())
         assert not found.recommended
         assert found.why_not == "The gain is not clear of zero."
+
+
+@pytest.mark.parametrize("people", [1, 5, 6])
+def test_a_gain_on_too_few_people_is_not_recommended(people: int) -> None:
+    """However many images there are of them: of one no draw differs from another."""
+    found = compare(scores(0), scores(1, good=2), split(people=people))
+    assert found.rise["_lo"] > 0
+    few = f"Fewer than 6 people are on the images ({people}), too few to tell a gain from chance."
+    assert found.why_not == ("" if people == 6 else few)
 
 
 def bools(*shares: float, count: int = 240) -> NDArray[np.bool_]:

@@ -112,6 +112,13 @@ def test_a_fault_of_the_input_is_one_sentence(notebook: Path, capsys: pytest.Cap
 
 
 @pytest.mark.slow
+def test_so_is_a_fault_of_the_input_that_has_a_name_of_its_own(notebook: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    does = "from dftlib.classifiers.answers import RowsError\nraise RowsError('It answers with 3 rows for 4 pictures: mend it.')"
+    assert run(notebook, "-r", "does", does) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "It answers with 3 rows for 4 pictures: mend it."
+
+
+@pytest.mark.slow
 def test_a_failed_check_is_one_sentence_and_a_bug_has_its_traceback(notebook: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(notebook, "-r", "does", "checks.check('two is three', 2 == 3)") == 1
     error = capsys.readouterr().err
@@ -146,6 +153,22 @@ def test_parameters_that_cant_be_read(
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (b"does: caf\xe9\n", "isn't UTF-8: save it as text in UTF-8."),
+        (b"count: 1\nseeds: [0\n", "isn't YAML: write a line 'name: value' for each parameter."),
+        (b"", "names no parameters: write 'name: value'."),
+    ],
+)
+def test_a_file_of_parameters_that_cant_be_read(
+    notebook: Path, text: bytes, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file := notebook.with_name("own.yaml")).write_bytes(text)
+    assert run(notebook, "-f", str(file)) == 2
+    assert capsys.readouterr().err == f"{file} {sentence}\n"
 
 
 def test_a_notebook_that_isnt_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """The cells of the tables on a few synthetic faces: what is fitted once, what is compared with what."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,13 +9,15 @@ import pytest
 import torch
 
 from dftlib.errors import DataError
-from dftlib.experiments import lab, tables
+from dftlib.experiments import lab, scores_only, tables
 from dftlib.experiments.lab import Lab
 from dftlib.experiments.outcome import ON_N, REMEDIES, Cell, Outcome
 from dftlib.experiments.profile import load_profile
 from dftlib.metrics import classification
 from dftlib.metrics.comparison import compare
+from dftlib.paths import cache_folder
 from dftlib.perturbation import gradient
+from dftlib.perturbation.perturbation import Perturbation
 
 CELL = Cell(5, "Gender", "press", "studio", "subject", 0)
 
@@ -91,6 +94,31 @@ def test_a_cell_is_paid_once(few_faces: Lab, outcome: Outcome, monkeypatch: pyte
     again = few_faces.outcome(CELL)
     np.testing.assert_equal(again.row, outcome.row)
     assert torch.equal(again.perturbation.n, outcome.perturbation.n)
+
+
+@pytest.mark.parametrize("way", ["by gradients", "by asking"])
+def test_a_damaged_perturbation_is_fitted_again_once_it_is_deleted(few_faces: Lab, way: str) -> None:
+    run = few_faces.other(query_datasets=("studio",), n_val=24, steps=8)
+
+    def fitted() -> Perturbation:
+        if way == "by gradients":
+            return run.fitted(CELL)
+        return scores_only.fitted(run, scores_only.cells(run.profile)[0], "statistics", "scores", 96, True)
+
+    def cached() -> set[Path]:
+        return set(cache_folder().rglob("*.safetensors"))
+
+    before = cached()
+    first = fitted()
+    (path,) = {p for p in cached() - before if p.with_suffix(".md").exists()}
+    whole = path.read_bytes()
+    path.unlink()  # `first` reads its numbers from the file that was there
+    path.write_bytes(whole[:1000])
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))} in the cache is damaged: delete that file and call again"):
+        fitted()
+    path.unlink()
+    assert torch.equal(fitted().n, first.n)
+    assert path.with_suffix(".png").is_file()
 
 
 def test_another_parameter_is_another_fit(few_faces: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

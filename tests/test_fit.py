@@ -118,6 +118,17 @@ def test_every_process_has_the_same_bits(both: tuple[dict[str, Perturbation], li
         assert all(torch.equal(first[case][0], other[case][0]) and first[case][1] == other[case][1] for case in first)
 
 
+@pytest.mark.parametrize("place", ["cpu", "meta"])
+def test_a_process_of_several_takes_its_part_where_the_images_are(place: str) -> None:
+    """`meta` stands for a GPU: its tensors and those of the processor don't go together."""
+    group, device = gradient.Group(), torch.device(place)
+    group.rank, group.size, group.own = 1, 2, slice(1, None, 2)
+    images = torch.zeros(41, 3, 4, 4, dtype=torch.uint8, device=place)
+    parts = list(gradient._drawn(images, STEEPEST, 6, np.random.default_rng(0), group, device))
+    assert [len(rows) for _, rows, _ in parts] == [4, 4, 4, 4, 4, 1]
+    assert {tensor.device for x, rows, _ in parts for tensor in (x, rows)} == {device}
+
+
 SMALL = [
     *("-p", "n_train", "40", "-p", "n_val", "31", "-p", "n_fit", "41", "-p", "steps", "1", "-p", "precision", "float32"),
     *("--data", "webcam", "--model", "studio", "--attribute", "Gender"),

@@ -608,6 +608,14 @@ def test_a_fit_killed_twice_ends_the_same(model: TorchClassifier, tmp_path: Path
     assert torch.equal(fit(model, *TOY, QUICK, checkpoint=part).n, fit(model, *TOY, QUICK).n)
 
 
+def test_a_checkpoint_may_be_named_by_a_text(model: TorchClassifier, tmp_path: Path) -> None:
+    part = str(tmp_path / "fit.part")
+    with pytest.raises(KilledError):
+        fit(Mortal(14), *TOY, QUICK, checkpoint=part)
+    assert Path(part).is_file()
+    assert torch.equal(fit(model, *TOY, QUICK, checkpoint=part).n, fit(model, *TOY, QUICK).n)
+
+
 def test_a_checkpoint_of_another_fit_is_refused(model: TorchClassifier, tmp_path: Path) -> None:
     part = tmp_path / "n.part"
     with pytest.raises(KilledError):

@@ -17,6 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import slow_fit
 import torch
@@ -182,6 +183,19 @@ def test_few_pictures_are_asked_again_and_again(learner: str) -> None:
     assert found(learner, query_budget=2500, count=20)[0].n.isfinite().all()
 
 
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_pictures_that_cannot_move_end_a_fit_as_the_others_do(learner: str) -> None:
+    """All but two are black and white alone: what is asked again and again costs nothing."""
+    fitting, labels = faces(60, 8)
+    fitting[2:] = np.where(fitting[2:] > 128, 255, 0)
+    how: dict[str, Any] = {"query_budget": 1500, "query_log": NOWHERE, "reference": faces(60, 8, 2)[0], "encoder": known(8)}
+    made = from_scores.fit_black_box(listening([]), fitting, labels, *faces(40, 8, 1), learner=learner, **how)
+    usual, _ = found(learner, query_budget=1500, side=8)
+    assert made.n.isfinite().all()
+    assert 0 < len(made.about["rounds"]) <= 2 * len(usual.about["rounds"]) + 1
+
+
 @settings(max_examples=15)
 @given(budget=st.integers(96, 700), learner=st.sampled_from(["statistics", "corrected spsa"]), seed=st.integers(0, 9))
 def test_no_budget_is_overspent(budget: int, learner: str, seed: int) -> None:
@@ -212,8 +226,17 @@ def test_what_is_said_of_validation_is_true() -> None:
     assert (one.about["val_before"], one.about["val_after"]) == pytest.approx((before, after))
     assert (one.about["val_rise_lo"], one.about["val_rise_hi"]) == pytest.approx((after - before, after - before))
     assert many.about["val_rise_lo"] < after - before < many.about["val_rise_hi"]
-    assert one.about["recommended"]
+    assert many.about["recommended"]
+    assert one.about["why_not"].startswith("Fewer than 6 people are on the images (1)")
     assert not found("statistics", query_budget=480, reference=faces(60)[0] - 8)[0].about["recommended"]
+
+
+def test_people_are_told_by_place_in_whatever_form() -> None:
+    """Ten people on 40 validation images, of which 12 are asked."""
+    names = np.array([f"p{i // 4}" for i in range(40)])
+    wanted, _ = found("statistics", val_subjects=names)
+    for people in (names.tolist(), pd.Series(names, index=np.random.default_rng(0).permutation(40))):
+        assert found("statistics", val_subjects=people)[0].about == wanted.about
 
 
 # ---- against numpy
@@ -495,6 +518,9 @@ def greedy(problem: Problem) -> Iterator[Tensor]:
         ({"labels": faces(50)[1]}, r"Images \(60, 3, 16, 16\) and 50 labels: give n x 3"),
         ({"images": faces(60)[0][:, :1]}, r"validation .* are \(3, 16, 16\), not \(1, 16, 16\)"),
         ({"images": faces(60)[0][:, :1], "val": (faces(40, seed=1)[0][:, :1], faces(40, seed=1)[1])}, r"give n x 3 x H x W"),
+        ({"images": faces(60)[0] // 128 * 255}, r"The fitting images are black and white alone, .*: give some that have levels"),
+        ({"val_subjects": ["she"] * 39}, r"Subjects \(39,\) and 40 labels: give the person on each"),
+        ({"val_subjects": np.repeat(["he", "she"], 60)}, r"Subjects \(120,\) and 40 labels: give the person on each"),
         ({"reference": faces(40, 12)[0]}, r"reference .*\(3, 12, 12\), not \(3, 16, 16\): resize"),
         ({"learner": "statistics", "reference": None}, r"needs reference images"),
         ({"learner": "greedy", "query_budget": 96}, r"query budget of 96 doesn't reach the first round of 'greedy'"),

@@ -475,6 +475,10 @@ def test_words_that_yaml_reads_otherwise(wanted: Request, photos: Path, tmp_path
         ({"labels": ""}, "Parameter 'labels' is empty"),
         ({"model": "nothing.onnx"}, "There is no model file nothing.onnx"),
         ({"options": {"layout": "nchw"}}, "has no option 'layout'"),
+        ({"options": {"classes": ["dark", "pale"]}}, "has no option 'classes'"),
+        ({"options": {"model": "nothing.onnx"}}, "has no option 'model'"),
+        ({"options": {1: 2}}, "has no option '1'"),
+        ({"options": {"batch": 2.5}}, "`batch` is 2.5: set it to a whole number, 1 at least"),
         ({"images": "nowhere"}, "nowhere is no folder"),
     ],
 )
@@ -483,6 +487,18 @@ def test_faults_are_said_before_anything_is_asked(wanted: Request, change: dict[
         tune(replace(wanted, **change))
     assert not asked
     assert not Path(wanted.out).exists()
+
+
+def test_so_few_pictures_that_validation_proves_nothing(wanted: Request, photos: Path, tmp_path: Path) -> None:
+    """Ten of each of two classes, as a folder may have them; 40 do."""
+    lines, labels = (photos / "labels.csv").read_text().splitlines(), tmp_path / "labels.csv"
+    wanted = replace(wanted, labels=str(labels))
+    labels.write_text("\n".join(lines[:21]))
+    with pytest.raises(DataError, match=r"^Of 20 pictures 4 are for validation, .* and it needs 8: give about 40"):
+        tune(wanted)
+    assert not asked
+    labels.write_text("\n".join(lines[:41]))
+    assert tune(wanted).summary["n_val"].item() == 8
 
 
 def test_a_csv_of_one_class_is_told_as_such(wanted: Request, photos: Path, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def as_scores(
         given = [answer] if isinstance(answer, Mapping | str) else answer
         if (listed := _listed(given)) is None:
             return _of_numbers(given, rows, reading)
-        if rows == 1 and (not listed or (len(listed) > 1 and all(isinstance(value, int | float) for value in listed))):
+        if rows == 1 and (not listed or (len(listed) > 1 and all(_is_number(value) for value in listed))):
             listed = [listed]
         _require_rows(len(listed), rows)
         there = torch.tensor([not (isinstance(value, NOTHING) and not value) for value in listed])
@@ -150,6 +150,11 @@ def _listed(answer: Any) -> list[Any] | None:
         return [value.detach().float().cpu().numpy() if isinstance(value, Tensor) else value for value in answer]
     array = np.asarray(answer)
     return list(array.tolist()) if array.ndim and array.dtype.kind in "OUS" else None
+
+
+def _is_number(value: Any) -> bool:
+    """Of Python or NumPy, or an array of no dimension."""
+    return isinstance(value, int | float | np.number) or (isinstance(value, np.ndarray) and value.ndim == 0)
 
 
 def _require_rows(given: int, rows: int) -> None:

@@ -27,8 +27,8 @@ class BlackBox:
     refusal = ""
 
     def __init__(self, who: str, identity: str, reading: Reading, batch: int) -> None:
-        if batch < 1:
-            raise DataError(f"`batch` is {batch}: set it to 1 at least.")
+        if batch < 1 or not isinstance(batch, int | np.integer):
+            raise DataError(f"`batch` is {batch}: set it to a whole number, 1 at least.")
         self.identity, self.classes, self.batch = identity, reading.classes, batch
         self.notes: list[str] = []
         self._who, self._reading = who, reading

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextvars import ContextVar
 from itertools import islice
 from threading import Event
 from typing import Any
@@ -27,6 +28,11 @@ BACKOFF = 1.0  # seconds; doubled with each retry
 LONGEST_WAIT = 60  # seconds between two retries, whatever the service asks for
 REFUSED = 8  # pictures without an answer after which, if there was none with one, the fault lies elsewhere
 SENDS = ("json", "data-url", "multipart")
+STOPPED: ContextVar[Event] = ContextVar("stopped")  # whether the stream is that this thread asks for
+
+
+class GivenUpError(Exception):
+    """The stream has ended while this request waited to be sent again."""
 
 
 class RefusedError(Exception):
@@ -77,12 +83,15 @@ class HttpClassifier(BlackBox):
         self._session.mount(f"{parts.scheme}://", requests.adapters.HTTPAdapter(pool_maxsize=parallel))
 
     def stream(self, images: Pictures) -> Iterator[tuple[slice, Tensor]]:
-        """As `BlackBox.stream`, out of order. After a failure nothing new is sent; what is under way is yielded first."""
+        """As `BlackBox.stream`, out of order. After a failure nothing is sent, new or again; what is under way comes first."""
         stop, failure = Event(), None
 
         def ask(rows: slice) -> Tensor | None:
+            STOPPED.set(stop)
             try:
                 return None if stop.is_set() else self._checked(images[rows])
+            except GivenUpError:
+                return None
             except BaseException:
                 stop.set()  # here, before this thread can take the next request
                 raise
@@ -191,9 +200,11 @@ class HttpClassifier(BlackBox):
                 raise DataError(f"{self._who} answers {said}, after {self._retries} retries too: nothing paid for is lost, run it"
                                 " again later and it goes on from there.") from None  # fmt: skip
             try:
-                retry.sleep(raw)
+                wanted = retry.get_retry_after(raw) if raw else None
             except urllib3.exceptions.InvalidHeader:  # such as 'Retry-After: 1.5'
-                retry.sleep()
+                wanted = None
+            if STOPPED.get(Event()).wait(wanted or retry.get_backoff_time()):
+                raise GivenUpError
 
     def _found(self, value: Any, steps: list[str]) -> Any:
         if not steps:

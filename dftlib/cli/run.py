@@ -16,6 +16,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
+import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from dftlib.cli.common import guarded, parser, told, value
@@ -54,6 +55,15 @@ def lines() -> Iterator[None]:
         yield
 
 
+def _said(file: Path) -> Any:
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise DataError(f"{file} isn't UTF-8: save it as text in UTF-8.") from None
+    except yaml.YAMLError:
+        raise DataError(f"{file} isn't YAML: write a line 'name: value' for each parameter.") from None
+
+
 def _parameters(files: list[Path], texts: list[str], values: list[list[str]], raw: list[list[str]]) -> dict[str, Any]:
     """As papermill lays them over each other: files, YAML, values, texts, each in its order."""
     parameters: dict[str, Any] = {}
@@ -61,9 +71,9 @@ def _parameters(files: list[Path], texts: list[str], values: list[list[str]], ra
         if not file.is_file():
             known = ", ".join(sorted(p.stem for p in file.parent.glob("*.yaml")))
             raise DataError(f"There is no profile {file}: choose one of {known or 'notebooks/profiles'}, or write it.")
-    for text in [*(file.read_text(encoding="utf-8") for file in files), *texts]:
-        if not isinstance(given := value(text), dict):
-            raise DataError(f"{text!r} names no parameters: write 'name: value'.")
+    for where, given in [*((file, _said(file)) for file in files), *((repr(text), value(text)) for text in texts)]:
+        if not isinstance(given, dict):
+            raise DataError(f"{where} names no parameters: write 'name: value'.")
         parameters |= given
     return parameters | {name: value(text) for name, text in values} | dict(raw)
 

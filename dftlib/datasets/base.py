@@ -1,7 +1,7 @@
 """`FaceDataset`: the images, labels, people and splits of one data set; `Split`: one part of it with one label."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ SPLITS = ("train", "val", "test")
 DRAWN = ("studio", "press", "webcam")  # data sets that `datasets.synthetic` draws
 
 Labels = Tensor | NDArray[np.integer[Any] | np.bool_]
+Subjects = NDArray[np.str_] | Sequence[str] | pd.Series
 
 
 @dataclass(frozen=True)
@@ -106,15 +107,19 @@ class Split:
 
     source:   images N x C x H x W, uint8 or float in [0, 1]
     labels:   n class indices, as `class_indices` takes them
-    subjects: n strings, the person on each image; by default another on each
+    subjects: n strings (an array, a list or a column), the person on each image; by default another on each
     rows:     which n of the N images; by default all
+
+    Raises `DataError` where the subjects aren't as many as the labels.
     """
 
     def __init__(
-        self, source: Pictures, labels: Labels, subjects: NDArray[np.str_] | None = None, rows: NDArray[np.int64] | None = None
+        self, source: Pictures, labels: Labels, subjects: Subjects | None = None, rows: NDArray[np.int64] | None = None
     ) -> None:
         self.source, self.labels = source, class_indices(labels)
-        self.subjects = np.arange(len(labels)).astype(str) if subjects is None else subjects
+        self.subjects = np.arange(len(labels)).astype(str) if subjects is None else np.asarray(subjects)
+        if self.subjects.shape != (len(labels),):
+            raise DataError(f"Subjects {self.subjects.shape} and {len(labels)} labels: give the person on each labelled image.")
         self.rows = np.arange(len(labels)) if rows is None else rows
         self._all = rows is None
 

@@ -32,7 +32,7 @@ from dftlib.models import backbones, training
 from dftlib.models.base import Backbone
 from dftlib.perturbation import baselines, gradient
 from dftlib.perturbation.gradient import Settings
-from dftlib.perturbation.perturbation import Perturbation
+from dftlib.perturbation.perturbation import Perturbation, from_cache, into_cache
 from dftlib.progress import tqdm
 
 Rows = NDArray[np.int64]
@@ -253,8 +253,8 @@ class Lab:
                 fit, val = known or self.splits(cell)[:2]
                 known_to_all = (fit.images, fit.labels, val.images, val.labels)
                 found = gradient.fit(self.model(cell), *known_to_all, settings, cell.seed, path.with_suffix(".part"))
-                found.with_about(origin(cell, self.signature(cell.data, cell.protocol), found.about)).save(path)
-        return Perturbation.load(path)
+                into_cache(found.with_about(origin(cell, self.signature(cell.data, cell.protocol), found.about)), path)
+        return from_cache(path)
 
     def shuffled(self, cell: Cell) -> Perturbation:
         """The perturbation fitted with labels dealt anew to the images, fitting and validation alike."""

@@ -133,6 +133,11 @@ def tune(asked: Request) -> Tuned:
     box, photos, names, whole = _read(asked)
     faces = photos.dataset
     fit, val, test = _splits(faces, asked.budget // TESTED)
+    if len(val) < REPEATED:
+        raise DataError(
+            f"Of {len(faces)} pictures {len(val)} are for validation, as 20 % of the people are, and it needs {REPEATED}: "
+            f"give about {5 * REPEATED} pictures, or those of more people."
+        )
     log = QueryLog(answers := Path(asked.out) / "answers.db")
     there, anew = len(log), log.anew()
     meters = [Meter(box, log, 2 * len(test))]
@@ -283,7 +288,8 @@ def _logarithms(scores: Tensor) -> NDArray[np.float64]:
 def _read(asked: Request) -> tuple[BlackBox, folder.Photos, list[str], tuple[Pictures, NDArray[np.int64]] | None]:
     """The classifier, the pictures with labels in the order of its answers, that order, and `Answers.whole`."""
     path = Path(asked.labels)
-    box = load_classifier(asked.model, folder.read_labels(path)[0]["label"].nunique(), **asked.options)
+    options = {str(name): value for name, value in asked.options.items()}  # YAML reads some words, and numbers, as no text
+    box = load_classifier(asked.model, folder.read_labels(path)[0]["label"].nunique(), **options)
     sides = asked.pixels if isinstance(asked.pixels, list) else [asked.pixels]
     size = (sides[0], sides[-1]) if asked.pixels else box.size
     if not size or not all(size):

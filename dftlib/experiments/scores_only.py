@@ -26,7 +26,7 @@ from dftlib.metrics.comparison import compare
 from dftlib.models import backbones
 from dftlib.models.dlib_files import DlibGender
 from dftlib.perturbation import baselines, from_scores
-from dftlib.perturbation.perturbation import Perturbation
+from dftlib.perturbation.perturbation import Perturbation, from_cache, into_cache
 from dftlib.progress import tqdm
 
 FITTED = 2500  # fitting images at most: the smallest budget of the profile `small`
@@ -131,9 +131,9 @@ def fitted(lab: Lab, cell: Cell, learner: str, feedback: str, budget: int, mirro
                 learner=learner, min_psnr=MIN_PSNR, reference=seen.source(cell).images, seed=cell.seed, mirror=mirror,
                 device=lab.device, encoder=known(lab).body() if learner == "encoder" else None,
             )  # fmt: skip
-            found.save(path)
+            into_cache(found, path)
             log.unlink(missing_ok=True)
-    return Perturbation.load(path)
+    return from_cache(path)
 
 
 def remedies(lab: Lab, cell: Cell) -> dict[str, Tensor]:

@@ -11,7 +11,8 @@ from dftlib import seeds
 from dftlib.errors import DataError
 
 LEAST_GAIN = 0.1  # of balanced accuracy, that another order must bring to be worth a word
-SHUFFLES = 1000  # of the labels, to see what chance brings
+SHUFFLES = 1000  # of the labels, to see what chance brings; fewer, as each takes long, where there are more than `MANY` classes
+MANY = 100
 CHANCE = 0.01  # share of the shuffles that may bring as much; none may where a run is stopped
 
 
@@ -64,10 +65,11 @@ def likely_order(predicted: NDArray[Any], labels: NDArray[Any], classes: int) ->
     if explained - before < LEAST_GAIN:
         return None
     draw, as_much = seeds.rng("class order"), 0
-    for _ in range(SHUFFLES):
+    shuffles = min(SHUFFLES, max(MANY * SHUFFLES // classes, round(1 / CHANCE)))
+    for _ in range(shuffles):
         by_chance, order = _fitted(predicted, draw.permutation(labels), classes)
         as_much += (by_chance[present, order[present]] - by_chance[present, present]).mean() >= explained - before
-        if as_much > CHANCE * SHUFFLES:
+        if as_much > CHANCE * shuffles:
             return None
     mostly = bool((2 * shares[present, meant[present]] >= shares[present].max(1)).all())
     swapped = not as_much and 2 * before <= explained and mostly

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -14,7 +15,9 @@ from dftlib.errors import DataError
 from dftlib.metrics import classification
 from dftlib.metrics.classification import Bools, Floats
 
-FEWEST = 6  # people of a group that can show harm: five who are all worse off may still be chance (an exact test's p is 0.06)
+# People who can show a gain, or the harm of a group: that five are all better or worse off may still be chance (an exact test's p
+# is 0.06), and a bootstrap that draws people knows no width of one.
+FEWEST = 6
 Answers = Tensor | NDArray[Any]  # scores n x classes, or n bools: which images are right
 
 
@@ -28,7 +31,7 @@ class Comparison:
     labels: NDArray[np.int64]
     subjects: NDArray[np.str_]
     right: Mapping[str, Bools]  # 'before', 'after' and the baselines
-    scores: Mapping[str, Floats] = field(default_factory=dict)  # of class 1, n, where there are two classes and scores
+    scores: Mapping[str, Floats] = field(default_factory=dict)  # n, the higher the likelier class 1, of two classes with scores
     groups: Mapping[str, Bools] = field(default_factory=dict)  # n bools each: who else than a class must not be worse off
 
     @cached_property
@@ -65,9 +68,12 @@ class Comparison:
     def why_not(self) -> str:
         """Why N is not recommended, a sentence; empty where it is. Ask validation images: test images have no part in a decision.
 
-        Recommended is an N whose rise is clear of zero, under which no group and no class (of `FEWEST` people or more) has a
-        change clear below zero, and which is not behind any baseline, nor behind the most frequent class of these very labels.
+        Recommended is an N whose rise is clear of zero on `FEWEST` people or more, under which no group and no class (of as many)
+        has a change clear below zero, and which is not behind any baseline, nor behind the most frequent class of these very
+        labels.
         """
+        if (people := len(np.unique(self.subjects))) < FEWEST:
+            return f"Fewer than {FEWEST} people are on the images ({people}), too few to tell a gain from chance."
         if not self.rise["_lo"] > 0:
             return "The gain is not clear of zero."
         for name, where in self.everyone.items():
@@ -139,7 +145,8 @@ def compare(
 ) -> Comparison:  # fmt: skip
     """What became of the images of a split: answers before, after, and under each baseline.
 
-    Each is scores n x classes (the highest counts; nan: no answer, which is wrong), or n bools that say which images are right.
+    Each is scores n x classes, probabilities or logits (the highest counts; nan: no answer, which is wrong), or n bools that say
+    which images are right.
     `groups` are n bools each: people to whom no recommended perturbation may do harm, as to no class. Raises `DataError` where
     there is no image, and for answers of another form.
     """
@@ -149,7 +156,7 @@ def compare(
         raise DataError("There is no image to compare answers on: give a split that has some.")
     labels = split.labels.cpu().numpy()
     answers = {"before": before, "after": after, **(baselines or {})}
-    arrays = {name: np.asarray(given.cpu() if isinstance(given, Tensor) else given) for name, given in answers.items()}
+    arrays = {name: _array(given) for name, given in answers.items()}
     for name, given in arrays.items():
         if len(given) != len(labels) or (given.ndim != 2 and given.dtype != bool):
             form = f"{given.shape} {given.dtype} for {len(labels)} images"
@@ -158,8 +165,21 @@ def compare(
             require_known(split.labels, given.shape[1])
     there = {name: ~np.isnan(given).any(1) for name, given in arrays.items() if given.ndim == 2}
     right = {name: there[name] & (given.argmax(1) == labels) if name in there else given for name, given in arrays.items()}
-    pairs = {
-        name: np.where(there[name], given[:, 1].astype(float), 1 - labels)  # without an answer as wrong as can be
-        for name, given in arrays.items() if name in there and given.shape[1] == 2
-    }  # fmt: skip
+    pairs = {name: _of_class_1(arrays[name], own, labels) for name, own in there.items() if arrays[name].shape[1] == 2}
     return Comparison(labels, split.subjects, right, pairs, groups or {})
+
+
+def _array(given: Answers) -> NDArray[Any]:
+    if not isinstance(given, Tensor):
+        return np.asarray(given)
+    given = given.detach().cpu()
+    return (given.float() if given.dtype == torch.bfloat16 else given).numpy()  # which NumPy has no type for
+
+
+def _of_class_1(scores: NDArray[Any], there: Bools, labels: NDArray[np.int64]) -> Floats:
+    """Of scores n x 2 what orders the images: probabilities of class 1, else its lead; without an answer as wrong as can be."""
+    scores = scores.astype(float)
+    if np.allclose(scores[there].sum(1), 1, atol=0.01):
+        return np.where(there, scores[:, 1], 1 - labels)
+    lead = scores[:, 1] - scores[:, 0]
+    return np.where(there, lead, (1 - 2 * labels) * (1 + np.abs(lead[there]).max(initial=0)))

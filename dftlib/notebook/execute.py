@@ -58,7 +58,7 @@ def execute(notebook: Path, out: Path, parameters: dict[str, Any]) -> None:
             )  # fmt: skip
         except PapermillExecutionError as error:
             temporary.replace(stopped)
-            if error.ename == "DataError":
+            if error.traceback == [error.evalue]:  # as a `DataError` shows itself, whatever the name of its kind
                 raise DataError(error.evalue) from error
             if issubclass(getattr(builtins, error.ename, int), OSError):
                 raise DataError(_fault(error.evalue)) from error

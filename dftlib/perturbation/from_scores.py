@@ -6,20 +6,19 @@ the order of their price, each over the few coefficients of a `Problem`.
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dftlib import seeds
 from dftlib.classifiers.base import TorchClassifier
 from dftlib.classifiers.black_box import BlackBox
-from dftlib.datasets.base import Labels, Split, class_indices, require_known, warn_of_absent
+from dftlib.datasets.base import Labels, Split, Subjects, class_indices, require_known, warn_of_absent
 from dftlib.errors import DataError
-from dftlib.images import Pictures, require_range
+from dftlib.images import Pictures, batches, require_range, whole_levels
 from dftlib.metrics.class_order import require_order
 from dftlib.metrics.comparison import compare
 from dftlib.models.base import Backbone
@@ -76,6 +75,14 @@ def _ask_around(model: Imitation, rows: Tensor, c: Tensor) -> None:
         model.ask(part, c + model.problem.noise(part, AROUND, grid))
 
 
+def _steps(problem: Problem, price: int, least: int) -> Iterator[int]:
+    """Counts steps while one of `price` images can be asked, and no more than if each asked `least` that are new.
+
+    So many are new where images move; those of black and white alone don't, and what is asked again costs nothing.
+    """
+    return takewhile(lambda _: problem.meter.left >= price, range(problem.meter.left // least))
+
+
 def surrogate(problem: Problem) -> Iterator[Tensor]:
     """Rounds: ask images under N and smooth noise, train a surrogate on all answers, fit N to it; the mean of the rounds' Ns.
 
@@ -88,7 +95,7 @@ def surrogate(problem: Problem) -> Iterator[Tensor]:
     model.learn(30, 0.003)
     rounds = [c := model.fitted(c, 150)]
     yield c
-    while problem.meter.left >= AGAIN:
+    for _ in _steps(problem, AGAIN, AGAIN):
         _ask_around(model, torch.tensor([next(rows) for _ in range(AGAIN)]), c)
         model.learn(8, 0.0015)
         c = model.fitted(c, 75)
@@ -109,7 +116,7 @@ def spsa(problem: Problem) -> Iterator[Tensor]:
     """
     doubt, c, found = torch.full((len(problem),), 0.25), problem.nothing(), list[Tensor]()
     mean, count = torch.zeros_like(c), _in_a_step(problem, 1 + WAYS)
-    while problem.meter.left >= count * (1 + WAYS):
+    for _ in _steps(problem, count * (1 + WAYS), count * WAYS):
         share = (doubt + DOUBT) / (doubt + DOUBT).sum()
         rows = torch.multinomial(share, count, replacement=True, generator=problem.draw)
         ways = problem.directions(rows)
@@ -129,8 +136,9 @@ def corrected_spsa(problem: Problem) -> Iterator[Tensor]:
     The momentum is Nesterov's: the gradient is taken where the momentum leads. It starts from nothing known.
     """
     signs, count = 5, _in_a_step(problem, 10)
-    c, momentum, k, rows = problem.nothing(), problem.nothing(), 0, problem.shuffled()
-    while problem.meter.left >= 2 * signs * count:
+    c, momentum, rows = problem.nothing(), problem.nothing(), problem.shuffled()
+    least = signs * min(count, len(problem))  # as of a batch that crosses from one shuffle to the next half may be the same
+    for k in _steps(problem, 2 * signs * count, least):
         batch = torch.tensor([next(rows) for _ in range(count)])
         ahead, total = c + 0.9 * momentum, torch.zeros_like(c)
         size = 0.05 / (k + 1) ** 0.1
@@ -140,7 +148,7 @@ def corrected_spsa(problem: Problem) -> Iterator[Tensor]:
             rise = problem.loss(batch, ahead + size * way).mean() - problem.loss(batch, ahead - size * way).mean()
             total += rise / (2 * size) * way / signs
         momentum = 0.9 * momentum - 0.1 / (k + 1) ** 0.4 * total
-        c, k = problem.limited(c + momentum), k + 1
+        c = problem.limited(c + momentum)
         yield c
 
 
@@ -162,7 +170,7 @@ def key(learner: str, query_budget: int, min_psnr: float, mirror: bool = True) -
 
 def fit_black_box(
     classifier: TorchClassifier | BlackBox, images: Pictures, labels: Labels, val_images: Pictures, val_labels: Labels,
-    val_subjects: NDArray[np.str_] | None = None, *, query_budget: int = 0, query_log: str | Path | None = None,
+    val_subjects: Subjects | None = None, *, query_budget: int = 0, query_log: str | Path | None = None,
     learner: str = DEFAULT, min_psnr: float = 30.0, reference: Pictures | None = None, encoder: Backbone | None = None,
     seed: int = 0, mirror: bool = True, device: torch.device = CPU,
 ) -> Perturbation:  # fmt: skip
@@ -179,9 +187,9 @@ def fit_black_box(
     (the largest difference between two answers to one image), `rounds` (images used after each), and of the validation images
     that were answered `val_before` and `val_after`, the rise's 95 % interval `val_rise_lo` and `val_rise_hi`, in percent, and
     `recommended`; those that N leaves unanswered count as wrong.
-    Raises `DataError` for an unknown learner, a budget too small for it, a classifier that isn't the one in the log, and
-    whatever the classifier and the log raise; `ClassOrderError` where the classes must stand in another order. Warns where the
-    validation images that are asked lack a class.
+    Raises `DataError` for an unknown learner, a budget too small for it, images that no N changes, a classifier that isn't the
+    one in the log, and whatever the classifier and the log raise; `ClassOrderError` where the classes must stand in another
+    order. Warns where the validation images that are asked lack a class.
     """
     if not isinstance(classifier, TorchClassifier | BlackBox):
         what = type(classifier).__name__
@@ -210,6 +218,9 @@ def fit_black_box(
     for pictures, known in ((images, labels), (val_images, val_labels)):
         if pictures.ndim != 4 or pictures.shape[1] != 3 or len(pictures) != len(known):
             raise DataError(f"Images {tuple(pictures.shape)} and {len(known)} labels: give n x 3 x H x W with n labels.")
+    if all(bool((whole_levels(x) % 255 == 0).all()) for x in batches(images)):
+        raise DataError("The fitting images are black and white alone, which no N changes: give some that have levels between.")
+    subjects = Split(val_images, val_labels, val_subjects).subjects
     draw = seeds.seed_all(seed)
     rows = torch.randperm(len(val_images), generator=draw)[: min(query_budget // CHECKED, ENOUGH)].sort().values.numpy()
     if len(rows) < REPEATED:
@@ -217,7 +228,7 @@ def fit_black_box(
         raise DataError(f"{query_budget} queries and {len(val_images)} validation images are too few for a check: give {least}.")
     warn_of_absent(labels, val_labels[rows])
     meter = Meter(classifier, QueryLog(query_log), query_budget)
-    checked = Split(val_images, val_labels[rows], None if val_subjects is None else val_subjects[rows], rows)
+    checked = Split(val_images, val_labels[rows], subjects[rows], rows)
     meter.require_same(checked.images)
     before, unsteady = meter.scores(checked.images), meter.unsteady(checked.images[:REPEATED])
     there = before.isfinite().all(1).numpy()

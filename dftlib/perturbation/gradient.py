@@ -256,7 +256,7 @@ class Step:
 
 def fit(
     classifier: TorchClassifier, images: Pictures, labels: Labels, val_images: Pictures, val_labels: Labels,
-    settings: Settings = Settings(), seed: int = 0, checkpoint: Path | None = None, start: Tensor | None = None,
+    settings: Settings = Settings(), seed: int = 0, checkpoint: str | Path | None = None, start: Tensor | None = None,
 ) -> Perturbation:  # fmt: skip
     """The perturbation found from N = 0 (or `start`, C x H x W), of the round best on validation; the start is one of them.
 
@@ -319,7 +319,7 @@ def fit(
         right = (said == val_y[group.own]).sum().double()
         return group.summed(right.to(device)).item() / len(val_y)
 
-    checkpoint = None if group.rank else checkpoint  # the first process reads and writes it, for all
+    checkpoint = None if group.rank or checkpoint is None else Path(checkpoint)  # the first process reads and writes it, for all
     held = [torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint and checkpoint.is_file() else None]
     if group.size > 1:
         dist.broadcast_object_list(held)
@@ -379,14 +379,14 @@ def _drawn(
     wanted = draws * settings.batch_size if settings.steps else len(images)
     order = torch.from_numpy(np.concatenate([draw.permutation(len(images)) for _ in range(-(-wanted // len(images)))])[:wanted])
     turned = torch.from_numpy((draw.random(len(order)) < 0.5) if settings.mirror else np.zeros(len(order), bool))
-    if group.size == 1:  # all at once: a GPU would wait for each batch's own
-        order, turned = order.to(device), turned.to(device)
+    where = images.device if isinstance(images, Tensor) else torch.device("cpu")
+    order, turned = order.to(where), turned.to(where)  # all at once: a GPU would wait for each batch's own
     for rows, flip in zip(order.split(settings.batch_size), turned.split(settings.batch_size), strict=True):
         part = group.own if group.rank < len(rows) else slice(1)  # with no image left for it a process goes along, at weight 0
         mine = rows[part]
         x = images.index_select(0, mine) if isinstance(images, Tensor) else torch.from_numpy(images[mine.numpy()])
         x = to_float(torch.where(flip[part].view(-1, 1, 1, 1), x.flip(3), x), device)
-        yield x, mine, len(range(group.rank, len(rows), group.size)) / len(rows)
+        yield x, mine.to(device), len(range(group.rank, len(rows), group.size)) / len(rows)
 
 
 @torch.no_grad()

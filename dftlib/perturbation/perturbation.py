@@ -18,6 +18,11 @@ from dftlib.perturbation import card
 from dftlib.perturbation.box_maps import BOXES, require_box
 
 
+def _beside(path: Path) -> tuple[Path, Path]:
+    """N's picture and card."""
+    return path.with_suffix(".png"), path.with_suffix(".md")
+
+
 def require_free(path: Path) -> Path:
     """`path`, where N, its picture and its card may be written.
 
@@ -26,7 +31,7 @@ def require_free(path: Path) -> Path:
     if (ending := path.suffix.lower()) in (".png", ".md"):
         what = "picture" if ending == ".png" else "card"
         raise DataError(f"{path} is where N's {what} goes: name a file that ends in .safetensors.")
-    if not path.exists() and (others := [p for p in (path.with_suffix(".png"), path.with_suffix(".md")) if p.exists()]):
+    if not path.exists() and (others := [p for p in _beside(path) if p.exists()]):
         raise DataError(f"{others[0]} would be written over, and isn't of an N: give the perturbation another name.")
     return path
 
@@ -122,9 +127,10 @@ class Perturbation(nn.Module):
         shown = shown.permute(1, 2, 0) if len(shown) == 3 else shown.transpose(0, 1).flatten(1)
         with whole(path) as temporary:  # one key: several are written in any order
             save_file({"n": self.n.float().cpu().contiguous()}, temporary, {"perturbation": said})
-        with whole(path.with_suffix(".png")) as temporary:
+        png, md = _beside(path)
+        with whole(png) as temporary:
             Image.fromarray(shown.contiguous().numpy()).save(temporary)
-        with whole(path.with_suffix(".md")) as temporary:
+        with whole(md) as temporary:
             temporary.write_text(self.card(), encoding="utf-8")
 
     @staticmethod
@@ -141,6 +147,21 @@ class Perturbation(nn.Module):
         if not sound or not isinstance(box, str) or box not in BOXES or not isinstance(about, dict):
             raise DataError(f"{path} holds no valid perturbation: fit it again.")
         return Perturbation(n, box, about)
+
+
+def into_cache(found: Perturbation, path: Path) -> None:
+    """Saves into the cache, where a picture and a card alone are those of an N that was deleted as it was damaged."""
+    for left in _beside(path):
+        left.unlink(missing_ok=True)
+    found.save(path)
+
+
+def from_cache(path: Path) -> Perturbation:
+    """Reads from the cache; raises `DataError` where the file is damaged."""
+    try:
+        return Perturbation.load(path)
+    except DataError:
+        raise DataError(f"{path} in the cache is damaged: delete that file and call again.") from None
 
 
 def _levels(z: Tensor) -> Tensor:
