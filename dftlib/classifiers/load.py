@@ -16,7 +16,7 @@ from dftlib.classifiers.web_service import HttpClassifier
 from dftlib.errors import DataError
 
 
-def load_classifier(model: str, classes: int = 2, /, **options: Any) -> BlackBox:
+def load_classifier(model: str, /, classes: int = 2, **options: Any) -> BlackBox:
     """What `model` names: an ONNX file '….onnx', a web service 'http(s)://…', or a Python function 'module:function'.
 
     `options` are those of `OnnxClassifier`, `HttpClassifier` or `CallableClassifier`. A module is looked for in the current

@@ -289,6 +289,8 @@ def _read(asked: Request) -> tuple[BlackBox, folder.Photos, list[str], tuple[Pic
     """The classifier, the pictures with labels in the order of its answers, that order, and `Answers.whole`."""
     path = Path(asked.labels)
     options = {str(name): value for name, value in asked.options.items()}  # YAML reads some words, and numbers, as no text
+    if "classes" in options:
+        raise DataError("A classifier has no option 'classes': give the parameter `classes`, beside `options`.")
     box = load_classifier(asked.model, folder.read_labels(path)[0]["label"].nunique(), **options)
     sides = asked.pixels if isinstance(asked.pixels, list) else [asked.pixels]
     size = (sides[0], sides[-1]) if asked.pixels else box.size
