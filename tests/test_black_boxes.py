@@ -536,7 +536,7 @@ def test_a_function_by_name(tmp_path: Path, images: NDArray[np.uint8], monkeypat
         "def answer(pictures):\n    return (pictures.mean((1, 2, 3)) > 127).astype(int)\nlevel = 3\n"
     )
     Path("my_broken_model.py").write_text("1 / 0\n")
-    classifier = load_classifier("my_own_model:answer", 3, batch=2)
+    classifier = load_classifier("my_own_model:answer", classes=3, batch=2)
     check(classifier.scores(images), np.eye(3)[(images.mean((1, 2, 3)) > 127).astype(int)])
     first = classifier.identity
     assert load_classifier("my_own_model:answer", 3).identity == first != load_classifier("my_own_model:answer").identity
