@@ -927,6 +927,22 @@ def test_where_the_readme_says_that_n_is_needed() -> None:
     assert ahead["recommended"].tolist() == [1, 3, 0, 3, 0]
 
 
+def test_what_is_said_of_portability_on_another_processor_was_measured() -> None:
+    found = pd.read_csv(ROOT / "results" / "benchmarks" / "portability_amd_epyc.csv")
+    numbers, claims = found[found["kind"] == "number"], found[found["kind"] == "claim"].set_index("name")
+    said = " ".join(BENCHMARKS.split())
+    assert set(found["part"]) == {1, 2, 3}
+    assert (found["variants"] == 4).all()
+    assert (numbers[numbers["name"].str.endswith(": before")]["spread"] == 0).all()
+    most = numbers[numbers["name"].str.endswith(": after")]["spread"].max()
+    assert f"a single cell with N by {most:.1f} points at most" in said
+    room = claims["margin_over_spread"].sort_values()
+    assert room.index[0] == "Gender rises in every cell with ten points or more to win"
+    assert f"holds by {room.iloc[1]:.1f} times what it moves by, or more" in said
+    assert f"holds by {room.iloc[0]:.1f} times, and is printed" in said
+    assert (claims[["lowest", "seeds_lowest"]] > 0).all(axis=None)
+
+
 def test_what_the_readme_says_without_numbers() -> None:
     held = across().query("attribute in ['Smiling', 'Bushy Eyebrows']")
     assert (held["after"] > held["oracle"]).all()
