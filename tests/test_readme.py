@@ -997,7 +997,8 @@ def test_the_readme_has_no_other_number() -> None:
         "these 18 cells",
         "Boult; 2018", "95 % interval", "Tables 5 and 6", "Tables 2 to 6",
         "by 9 to 12 points", "PASS of 0.95", "equation 5", "equation 11",
-        "notebook 05", "notebooks 02 and 05", "6 GB with CUDA", "1,000 labelled pictures", "300 more", "1,000 test pictures (MUCT 760)",
+        "notebook 05", "notebooks 02 and 05",
+        "6 GB with CUDA", "1,000 labelled pictures", "300 more", "1,000 test pictures (MUCT 760)",
         "300 validation pictures", "to 150 x 150", "125 x 125", "89 x 109 (18,253 of 202,599)", "24 x 32", "seed 0",
     )  # fmt: skip
     for words in known:
