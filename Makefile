@@ -26,9 +26,9 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
-# Longest first. 05 needs 02 and 03, and make comes back to what had to wait only when it has been through all the others: it stands
-# where those are done.
-LONGEST := $(foreach number,03 02 04 06 05,$(filter notebooks/$(number)_%,$(NOTEBOOKS)))
+# Longest first. 05 needs 02 and 03, and make comes back to what had to wait only when it has been through all the others: behind 00,
+# which is short and begins as the second of those ends, it needn't wait.
+LONGEST := $(foreach number,03 02 04 00 05 06,$(filter notebooks/$(number)_%,$(NOTEBOOKS)))
 executed = $(1:notebooks/%.ipynb=build/$(PROFILE)/%.ipynb)
 numbered = $(foreach number,$(1),$(filter build/$(PROFILE)/$(number)_%,$(EXECUTED)))
 EXECUTED := $(call executed,$(LONGEST) $(filter-out $(LONGEST),$(NOTEBOOKS)))
