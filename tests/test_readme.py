@@ -22,10 +22,15 @@ NAMES = {"lfw": "LFW", "celeba": "CelebA", "muct": "MUCT"}
 CARD = stored("scorecard")
 
 
-def across() -> pd.DataFrame:
-    """Tables 5 and 6 of the profile identity: means over seeds, intervals from the lowest to the highest end of any seed."""
+def each_across() -> pd.DataFrame:
+    """Tables 5 and 6 of the profile identity: a row a cell and seed."""
     rows = pd.concat([stored(name, "identity") for name in ("table5_gender_inter", "table6_attributes_inter")])
-    cells = rows.query("protocol == 'subject'").groupby(["table", "attribute", "data", "model"], sort=False)
+    return rows.query("protocol == 'subject'")
+
+
+def across() -> pd.DataFrame:
+    """The same: means over seeds, intervals from the lowest to the highest end of any seed."""
+    cells = each_across().groupby(["table", "attribute", "data", "model"], sort=False)
     means = cells.mean(numeric_only=True)
     for name in ("rise", "over_best", "auc_rise"):
         means[f"{name}_lo"], means[f"{name}_hi"] = cells[f"{name}_lo"].min(), cells[f"{name}_hi"].max()
@@ -142,8 +147,7 @@ def advice_table() -> list[str]:
 
 def test_the_table_of_advice_is_that_of_the_results() -> None:
     assert "\n".join(advice_table()) in RESULTS
-    drawn = stored("table5_gender_inter", "identity").query("protocol == 'subject' and attribute == 'Eyeglasses' and recommended")
-    advised = drawn.query("data == 'celeba' and model == 'muct'")
+    advised = each_across().query("attribute == 'Eyeglasses' and data == 'celeba' and model == 'muct' and recommended")
     assert len(advised) == 2
     cost = (advised["balanced_before"] - advised["balanced_after"]).max()
     assert f"one of the two recommended costs {cost:.1f} points" in " ".join(RESULTS.split())
@@ -777,9 +781,8 @@ def test_speeds_are_those_measured() -> None:
 
 def harmed(attribute: str, data: str, model: str, group: str) -> list[dict[Any, Any]]:
     """Rows of people on other data, profile identity, whom a recommended N harms: `subgroups` holds seed 0."""
-    cells = pd.concat([stored(name, "identity") for name in ("table5_gender_inter", "table6_attributes_inter")])
     names = "attribute == @attribute and data == @data and model == @model"
-    assert cells.query(f"{names} and seed == 0 and protocol == 'subject'")["recommended"].item()
+    assert each_across().query(f"{names} and seed == 0")["recommended"].item()
     found = stored("subgroups", "identity").query(f"{names} and group == @group and rise_hi < 0")
     return found.to_dict("records")
 
@@ -825,8 +828,7 @@ def results_said() -> list[str]:
     assert (glasses["over_best_lo"] > 0).sum() == 0
     worn = glasses.mean(numeric_only=True)
     (seen,) = glasses.query("data == 'lfw' and model == 'celeba'").to_dict("records")
-    drawn = pd.concat([stored(name, "identity") for name in ("table5_gender_inter", "table6_attributes_inter")])
-    drawn = drawn.query("protocol == 'subject'")
+    drawn = each_across()
     advised = drawn[drawn["recommended"]].to_dict("records")
     worst = min(advised, key=lambda r: r["balanced_after"] - r["balanced_before"])
     assert (worst["attribute"], worst["data"], worst["model"], worst["seed"]) == ("Eyeglasses", "celeba", "muct", 2)
